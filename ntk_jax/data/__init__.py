@@ -1,0 +1,1 @@
+"""Text, and the retrieval rows that are made from it."""

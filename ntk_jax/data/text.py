@@ -1,0 +1,191 @@
+"""Byte corpora: any file or folder, or the running Python's own sources.
+
+A document is trained on or held out as a whole, by a hash of its content, so
+the split never depends on names, order or what else is there. Rows never
+cross a document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ntk_jax.errors import ConfigError
+from ntk_jax.typing import Int32, NDArray
+
+BYTES = 256
+_HELD_OUT_OF = 10
+_SHORTEST = 2048  # bytes; less holds no long row
+_PIECE = 16384  # bytes; a lone file is split into documents of this size
+_NOT_SOURCES = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Documents as byte arrays, split by content hash.
+
+  Attributes:
+    name: where the text came from, for reports.
+    train: documents for training, ordered by hash.
+    held_out: documents never trained on, about a tenth, ordered by hash.
+    fingerprint: hash over all documents; equal means the same data.
+  """
+
+  name: str
+  train: tuple[NDArray, ...]
+  held_out: tuple[NDArray, ...]
+  fingerprint: str
+
+  def describe(self) -> dict[str, str | int]:
+    """What a report says of the data."""
+    return {
+      'name': self.name,
+      'fingerprint': self.fingerprint,
+      'files': len(self.train) + len(self.held_out),
+      'bytes': sum(map(len, self.train)) + sum(map(len, self.held_out)),
+      'held_out_files': len(self.held_out),
+      'held_out_bytes': sum(map(len, self.held_out)),
+    }
+
+
+def load_corpus(path: str | None = None) -> Corpus:
+  """Reads a corpus of bytes.
+
+  Args:
+    path: a text file, a folder of them, or None for the sources of the
+      running Python's standard library (no tests, no site-packages).
+
+  Returns:
+    The corpus, a tenth of its documents held out by content hash.
+
+  Raises:
+    ConfigError: if there is no such path or no usable text in it.
+  """
+  if path is None:
+    root = Path(sysconfig.get_path('stdlib'))
+    name = 'sources of the standard library'
+    return _split(name, root, _read(_library_files(root)))
+  root = Path(path).expanduser()
+  if root.is_file():
+    return _split(root.name, root, _pieces(root.read_bytes()))
+  if root.is_dir():
+    return _split(root.name, root, _read(_visible_files(root)))
+  raise ConfigError(
+    f'corpus {path!r} is neither a file nor a folder; name a text file or a '
+    'folder of text files'
+  )
+
+
+def _library_files(root: Path) -> Iterator[Path]:
+  for file in root.rglob('*.py'):
+    if not _NOT_SOURCES & set(file.relative_to(root).parts):
+      yield file
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+  for file in root.rglob('*'):
+    parts = file.relative_to(root).parts
+    if file.is_file() and not any(part.startswith('.') for part in parts):
+      yield file
+
+
+def _read(files: Iterable[Path]) -> Iterator[bytes]:
+  for file in files:
+    text = file.read_bytes()
+    if b'\0' not in text[:8192]:  # a NUL byte marks a binary file
+      yield text
+
+
+def _pieces(text: bytes) -> list[bytes]:
+  return [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)]
+
+
+def _split(name: str, root: Path, documents: Iterable[bytes]) -> Corpus:
+  by_hash = {
+    hashlib.sha256(text).hexdigest(): np.frombuffer(text, np.uint8)
+    for text in documents
+    if len(text) >= _SHORTEST
+  }
+  digests = sorted(by_hash)
+  held = [d for d in digests if int(d, 16) % _HELD_OUT_OF == 0]
+  kept = [d for d in digests if int(d, 16) % _HELD_OUT_OF != 0]
+  if not kept or not held:
+    raise ConfigError(
+      f'corpus {str(root)!r} holds {len(digests)} usable documents (at least '
+      f'{_SHORTEST} bytes of text each), {len(kept)} for training and '
+      f'{len(held)} held out; both need one, so give more text'
+    )
+  fingerprint = hashlib.sha256(''.join(digests).encode()).hexdigest()[:16]
+  train, held_out = (tuple(by_hash[d] for d in ds) for ds in (kept, held))
+  return Corpus(name, train, held_out, fingerprint)
+
+
+class RandomRows:
+  """Rows at random places of documents, a pure function of the generator."""
+
+  def __init__(self, documents: tuple[NDArray, ...], length: int) -> None:
+    documents = tuple(d for d in documents if len(d) >= length)
+    if not documents:
+      raise ConfigError(
+        f'no document for training has the {length} bytes of a row; use a '
+        'shorter length or longer documents'
+      )
+    self._text = np.concatenate(documents)
+    self._length = length
+    sizes = np.array([len(d) for d in documents])
+    self._document_start = np.cumsum(sizes) - sizes
+    self._places = np.cumsum(sizes - length + 1)
+
+  def __call__(
+    self, rng: np.random.Generator, rows: int
+  ) -> Int32[NDArray, 'rows length']:
+    """Draws rows, every place of every document equally likely."""
+    place = rng.integers(self._places[-1], size=rows)
+    document = np.searchsorted(self._places, place, side='right')
+    before = np.where(document > 0, self._places[document - 1], 0)
+    start = self._document_start[document] + place - before
+    return self._text[start[:, None] + np.arange(self._length)].astype(np.int32)
+
+
+def spread_rows(
+  documents: tuple[NDArray, ...], length: int, rows: int
+) -> Int32[NDArray, 'rows length']:
+  """Non-overlapping rows spread over as many documents as possible.
+
+  Takes one row of each document, then a second of each, and so on, at places
+  drawn from a seed of their own: row i is the same however many are asked.
+
+  Args:
+    documents: where to cut from, in a fixed order.
+    length: bytes per row.
+    rows: how many.
+
+  Returns:
+    Byte values as int32.
+
+  Raises:
+    ConfigError: if the documents hold fewer such rows.
+  """
+  places: list[tuple[int, int, int]] = []
+  for number, document in enumerate(documents):
+    slots = np.random.default_rng([number, length]).permutation(
+      len(document) // length
+    )
+    places += [(turn, number, int(s)) for turn, s in enumerate(slots)]
+  places.sort()
+  if len(places) < rows:
+    raise ConfigError(
+      f'the held-out text has {len(places)} rows of {length} bytes, {rows} '
+      'are asked; ask for fewer rows, a smaller target, or give more text'
+    )
+  return np.stack(
+    [
+      documents[number][slot * length :][:length].astype(np.int32)
+      for _, number, slot in places[:rows]
+    ]
+  )

@@ -1,0 +1,35 @@
+"""The errors that a user can meet, each one message: what, value, remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+  """A setting is wrong: names the field, the value and what is allowed.
+
+  Commands print the message without a traceback and exit with code 2.
+  """
+
+
+class WorkdirError(ConfigError):
+  """A working directory cannot be used: unwritable, in use, or another run's."""
+
+
+class NumericsError(RuntimeError):
+  """Training met values that are not finite too many times in a row."""
+
+
+def unknown(what: str, value: object, allowed: Iterable[str]) -> ConfigError:
+  """An unknown name, with the nearest allowed one and the whole list.
+
+  >>> print(unknown('method', 'yarm', ['linear', 'yarn']))
+  unknown method 'yarm': did you mean 'yarn'? Allowed: linear, yarn
+  """
+  names = list(allowed)
+  near = difflib.get_close_matches(str(value), names, n=1)
+  hint = f' did you mean {near[0]!r}?' if near else ''
+  return ConfigError(
+    f'unknown {what} {value!r}:{hint} Allowed: {", ".join(names)}'
+  )

@@ -1,0 +1,1 @@
+"""Evaluation at length: loss by position, retrieval by depth, intervals."""

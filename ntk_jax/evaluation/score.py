@@ -1,0 +1,175 @@
+"""What a model makes of long rows: loss by length, retrieval by depth.
+
+Row i is the same however many rows are asked for, so results of more rows
+extend those of fewer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_jax.data import retrieval
+from ntk_jax.data.text import Corpus, spread_rows
+from ntk_jax.loss import cross_entropy
+from ntk_jax.model.transformer import ModelConfig, Params, forward
+from ntk_jax.scheme import Scheme, SchemeArrays
+from ntk_jax.typing import Array, Float32, Int32, NDArray
+
+_TOKENS_AT_ONCE = 4096
+
+
+class Scores(NamedTuple):
+  """What one method makes of the test rows, row by row.
+
+  Attributes:
+    loss: bits per byte at each length L, mean over positions [L/2, L).
+    hits: 1 where the value of a needle is found, by length and depth bin.
+    position_loss: bits per byte at every position of the longest forward.
+  """
+
+  loss: Float32[NDArray, 'rows lengths']
+  hits: Float32[NDArray, 'rows lengths depths']
+  position_loss: Float32[NDArray, 'rows positions']
+
+
+@dataclasses.dataclass(frozen=True)
+class TestRows:
+  """Held-out rows and the lengths at which they are read.
+
+  Attributes:
+    text: byte rows, one byte longer than the longest length.
+    first: number of the first row, which seeds its needles.
+    lengths: token counts, increasing; the last is the longest forward.
+  """
+
+  __test__ = False  # not a test of pytest
+
+  text: Int32[NDArray, 'rows longest+1']
+  first: int
+  lengths: tuple[int, ...]
+
+  @classmethod
+  def from_corpus(
+    cls, corpus: Corpus, lengths: tuple[int, ...], rows: int
+  ) -> TestRows:
+    """Rows spread over the held-out documents."""
+    return cls(spread_rows(corpus.held_out, lengths[-1] + 1, rows), 0, lengths)
+
+  def part(self, start: int, stop: int) -> TestRows:
+    """Some of the rows, the same whichever part they are asked in."""
+    return TestRows(self.text[start:stop], self.first + start, self.lengths)
+
+  def questions(self, length: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Retrieval rows of a length: tokens, targets, places of questions."""
+    rows = [
+      retrieval.questions_by_depth(
+        np.random.default_rng([self.first + i, length]), row[None]
+      )
+      for i, row in enumerate(self.text[:, : length + 1])
+    ]
+    return tuple(np.concatenate(column) for column in zip(*rows))
+
+  def work(self, scheme: Scheme) -> int:
+    """Tokens of forward passes that `evaluate` makes for a scheme."""
+    asked = sum(self.lengths)
+    return len(self.text) * (
+      asked + (asked if scheme.per_length else self.lengths[-1])
+    )
+
+  def empty_scores(self) -> Scores:
+    """Scores of the right shapes, for reading stored ones."""
+    rows, lengths = len(self.text), len(self.lengths)
+    shapes = (
+      (rows, lengths),
+      (rows, lengths, retrieval.KEYS),
+      (rows, self.lengths[-1]),
+    )
+    return Scores(*(np.zeros(shape, np.float32) for shape in shapes))
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def score_rows(
+  params: Params,
+  tokens: Int32[Array, 'B T'],
+  targets: Int32[Array, 'B T'],
+  scheme: SchemeArrays,
+  *,
+  config: ModelConfig,
+) -> tuple[Float32[Array, 'B T'], Float32[Array, 'B T']]:
+  """Loss in bits, and whether the best of the 16 values is the target."""
+  positions = jnp.arange(tokens.shape[1])
+  logits = forward(params, config, tokens, positions, scheme)
+  bits = cross_entropy(logits, targets) / jnp.log(2.0)
+  values = logits[..., retrieval.VALUE : retrieval.VOCAB]
+  hit = jnp.argmax(values, axis=-1) + retrieval.VALUE == targets
+  return bits, hit.astype(jnp.float32)
+
+
+def evaluate(
+  params: Params,
+  config: ModelConfig,
+  scheme: Scheme,
+  rows: TestRows,
+  advance: Callable[[int], None] = lambda tokens: None,
+) -> Scores:
+  """Scores a model under a scheme at every length.
+
+  A fixed method reads all lengths off one long forward, because attention is
+  causal; a per-length method sees each real length in a forward of its own.
+
+  Args:
+    params: the model.
+    config: its shape.
+    scheme: rope method, temperature and window.
+    rows: what to read.
+    advance: called with the number of tokens after every forward pass.
+
+  Returns:
+    Scores of every row.
+  """
+  read = functools.partial(_read, params, config, advance)
+  lengths = rows.lengths
+  text_lengths = lengths if scheme.per_length else lengths[-1:]
+  bits = {}
+  for length in text_lengths:
+    tokens, targets = retrieval.next_byte_targets(rows.text[:, : length + 1])
+    bits[length] = read(scheme, tokens, targets)[0]
+  loss = [
+    bits.get(n, bits[lengths[-1]])[:, n // 2 : n].mean(axis=1) for n in lengths
+  ]
+  hits = []
+  for length in lengths:
+    tokens, targets, asked = rows.questions(length)
+    hit = read(scheme, tokens, targets)[1]
+    hits.append(np.take_along_axis(hit, asked, axis=1))
+  return Scores(np.stack(loss, 1), np.stack(hits, 1), bits[lengths[-1]])
+
+
+def _read(
+  params: Params,
+  config: ModelConfig,
+  advance: Callable[[int], None],
+  scheme: Scheme,
+  tokens: NDArray,
+  targets: NDArray,
+) -> tuple[NDArray, NDArray]:
+  """`score_rows` over a few rows at a time, one shape per length."""
+  rows, length = tokens.shape
+  arrays = scheme.arrays(length, np.arange(length))
+  fitting = max(1, min(rows, _TOKENS_AT_ONCE // length))
+  at_once = next(n for n in range(fitting, 0, -1) if rows % n == 0)
+  outs = []
+  for i in range(0, rows, at_once):
+    few = slice(i, i + at_once)
+    out = score_rows(params, tokens[few], targets[few], arrays, config=config)
+    outs.append(jax.device_get(out))
+    advance(at_once * length)
+  bits, hits = zip(*outs)
+  return np.concatenate(bits), np.concatenate(hits)

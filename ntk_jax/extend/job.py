@@ -1,0 +1,115 @@
+"""The job as its reader meets it: train, compare, tune, rank, report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ntk_jax.checkpoint import write_atomic
+from ntk_jax.data.text import load_corpus
+from ntk_jax.evaluation.score import TestRows
+from ntk_jax.extend.methods import Candidate, select
+from ntk_jax.extend.outcome import Row, outcome, to_json
+from ntk_jax.extend.rank import rank, stack
+from ntk_jax.extend.settings import ExtendConfig
+from ntk_jax.extend.stages import Stages, to_tune, training_work
+from ntk_jax.extend.workdir import Workdir
+from ntk_jax.metrics import Progress
+from ntk_jax.report import markdown, results_csv
+
+
+def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
+  """Trains, compares, tunes and ranks; leaves a report in the workdir.
+
+  Args:
+    config: what to do; checked first, before any work.
+    workdir: where stages and the report go. Finished stages are reused.
+
+  Returns:
+    What report.json holds.
+
+  Raises:
+    ConfigError: for a wrong setting, corpus or workdir.
+  """
+  config.validate()
+  candidates, others = select(config.methods, config.setting)
+  corpus = load_corpus(config.corpus)
+  rows = TestRows.from_corpus(corpus, config.lengths, config.rows)
+  base = config.base(corpus.fingerprint)
+  with Workdir(Path(workdir), base) as directory:
+    progress = Progress(_work(config, candidates, rows))
+    seeds = [
+      Stages(
+        config, corpus, rows, seed, directory.path / f'seed{seed}', progress
+      )
+      for seed in range(config.seeds)
+    ]
+    models = [stages.train() for stages in seeds]
+    compared = _compare(seeds, [m.params for m in models], candidates)
+    standings = rank(
+      {row.candidate.name: row.scores for row in compared},
+      compared[_index_of_none(candidates)].scores,
+      len(config.lengths) - 2,
+    )
+    tuned = [
+      _tune(seeds, [m.params for m in models], candidate)
+      for candidate in to_tune(standings, candidates)
+    ]
+    result = outcome(config, corpus, models, compared, tuned, others)
+    _write(result, directory.path)
+    progress.close(f'report: {directory.path / "report.md"}')
+  return result
+
+
+def _index_of_none(candidates: list[Candidate]) -> int:
+  return [candidate.name for candidate in candidates].index('none')
+
+
+def _compare(
+  seeds: list[Stages], params: list[Any], candidates: list[Candidate]
+) -> list[Row]:
+  """Every method on every seed's model."""
+  rows = []
+  for candidate in candidates:
+    scored = [s.compare(p, candidate) for s, p in zip(seeds, params)]
+    scores, seconds = zip(*scored)
+    rows.append(Row(candidate, stack(list(scores)), sum(seconds)))
+  return rows
+
+
+def _tune(seeds: list[Stages], params: list[Any], candidate: Candidate) -> Row:
+  """One method tuned and scored on every seed's model."""
+  scores, tuning, scoring = [], 0.0, 0.0
+  for stages, base in zip(seeds, params):
+    trained, name = stages.tune(base, candidate)
+    score, seconds = stages.compare(trained.params, candidate, name)
+    scores.append(score)
+    tuning += trained.seconds
+    scoring += seconds
+  return Row(candidate, stack(scores), tuning + scoring)
+
+
+def _work(
+  config: ExtendConfig, candidates: list[Candidate], rows: TestRows
+) -> float:
+  """Work of the whole job, in tokens of a forward pass."""
+  tokens = [
+    config.batch_rows(n) * n for n in (config.train_length, config.target_length)
+  ]
+  train = training_work(config.train_steps, tokens[0])
+  scoring = sum(rows.work(c.scheme) for c in candidates)
+  tune = 3 * (
+    training_work(config.tune_steps, tokens[1]) + scoring / len(candidates)
+  )
+  return config.seeds * (train + scoring + tune)
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+  """report.md, report.json, results.csv and the plots."""
+  from ntk_jax import plot
+
+  write_atomic(folder / 'report.json', to_json(result).encode())
+  write_atomic(folder / 'results.csv', results_csv(result).encode())
+  plot.save_all(result, folder)
+  write_atomic(folder / 'report.md', markdown(result).encode())

@@ -1,0 +1,205 @@
+"""The methods that an extension job compares, by the names users type.
+
+A name is a method, then `+`-separated additions: `ntk+logn`, `yarn+window`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ntk_jax.errors import ConfigError, unknown
+from ntk_jax.rope.frequencies import METHODS
+from ntk_jax.rope.spec import RopeSpec
+from ntk_jax.scheme import Scheme
+from ntk_jax.temperature import Temperature
+
+DEFAULT_METHODS = (
+  'none',
+  'window',
+  'linear',
+  'ntk',
+  'yarn',
+  'by_parts',
+  'yarn_scaled',
+  'dynamic',
+  'ntk+logn',
+)
+
+
+class Setting(NamedTuple):
+  """What defines a method here: the head, theta, L0 and target / L0."""
+
+  head_dim: int
+  theta: float
+  train_length: int
+  factor: float
+
+  def spec(self, method: str, **fields: object) -> RopeSpec:
+    """A spec of this setting; a method that does not scale takes no factor."""
+    scaled = {'original_length': self.train_length, 'factor': self.factor}
+    return RopeSpec(
+      method, self.head_dim, theta=self.theta, **{**scaled, **fields}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """One row of the comparison.
+
+  Attributes:
+    name: what a user types.
+    label: what a table prints.
+    family: methods of one family differ in details; fine-tuning takes the
+      best of two families.
+    scheme: rope spec, temperature and window.
+  """
+
+  name: str
+  label: str
+  family: str
+  scheme: Scheme
+
+
+class _Recipe(NamedTuple):
+  label: str
+  family: str
+  spec: Callable[[Setting], RopeSpec]
+
+
+def _of(method: str, **fields: object) -> Callable[[Setting], RopeSpec]:
+  return lambda setting: setting.spec(method, **fields)
+
+
+def _unscaled(setting: Setting) -> RopeSpec:
+  return RopeSpec('default', setting.head_dim, theta=setting.theta)
+
+
+def _yarn_scaled(setting: Setting) -> RopeSpec:
+  betas = {'beta_fast': setting.train_length / (8 * math.pi), 'beta_slow': 1.0}
+  return setting.spec('yarn', options={**betas, 'truncate': False})
+
+
+_LLAMA3 = {'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
+
+_RECIPES: dict[str, _Recipe] = {
+  'none': _Recipe('no method', 'none', _unscaled),
+  'window': _Recipe('sliding window', 'window', _unscaled),
+  'linear': _Recipe('linear interpolation', 'linear', _of('linear')),
+  'ntk': _Recipe('NTK-aware', 'ntk', _of('ntk')),
+  'yarn': _Recipe('YaRN (betas 32, 1)', 'yarn', _of('yarn')),
+  'by_parts': _Recipe(
+    'NTK-by-parts (YaRN, factor 1)', 'yarn', _of('yarn', attention_factor=1.0)
+  ),
+  'yarn_scaled': _Recipe('YaRN, betas scaled to L0', 'yarn', _yarn_scaled),
+  'dynamic': _Recipe('dynamic NTK', 'ntk', _of('dynamic', factor=1.0)),
+  'ntk_exponent': _Recipe('exponent form', 'ntk', _of('ntk_exponent')),
+  'dynamic_linear': _Recipe(
+    'dynamic linear', 'linear', _of('dynamic_linear', factor=None)
+  ),
+  'ntk_by_parts': _Recipe('NTK-by-parts v1', 'yarn', _of('ntk_by_parts')),
+  'yarn_paper': _Recipe('YaRN, ramp of the paper', 'yarn', _of('yarn_paper')),
+  'dynamic_yarn': _Recipe(
+    'dynamic YaRN', 'yarn', _of('dynamic_yarn', factor=None)
+  ),
+  'yarn_harmonic': _Recipe('YaRN, harmonic', 'yarn', _of('yarn_harmonic')),
+  'yarn_log': _Recipe('YaRN, geometric', 'yarn', _of('yarn_log')),
+  'theta_scale': _Recipe('theta scale', 'ntk', _of('theta_scale')),
+  'llama3': _Recipe(
+    'Llama 3 (1, 4)', 'yarn', _of('llama3', options=_LLAMA3)
+  ),
+  'ntk_fixed': _Recipe('NTK fixed (Su)', 'ntk', _of('ntk_fixed')),
+  'ntk_mixed': _Recipe('NTK mixed (Su)', 'ntk', _of('ntk_mixed')),
+}
+
+_SEARCHED = 'needs factor lists that a search or a checkpoint gives'
+_NOT_DEFINED = {
+  'longrope': _SEARCHED,
+  'dynamic_longrope': _SEARCHED,
+  'mixed_longrope': _SEARCHED,
+  'proportional': 'needs the share of pairs that turn, a choice of training',
+}
+# Every method of the table is either a row or has its reason.
+_IN_RECIPES = {'default': 'none'}
+
+_ADDITIONS = ('logn', 'window', 'resonance', 'cope', 'cope_hard')
+
+
+def catalogue() -> tuple[str, ...]:
+  """The names of methods, without additions."""
+  return tuple(_RECIPES)
+
+
+def candidate(name: str, setting: Setting) -> Candidate:
+  """The row that a name stands for.
+
+  Raises:
+    ConfigError: for an unknown name or addition, or one given twice, and
+      where the method is not defined in this setting.
+  """
+  base, *additions = name.split('+')
+  if base not in _RECIPES:
+    reason = _NOT_DEFINED.get(base)
+    if reason:
+      raise ConfigError(f'method {base!r} is not applicable here: {reason}')
+    raise unknown('method', base, _RECIPES)
+  for addition in additions:
+    if addition not in _ADDITIONS:
+      raise unknown('addition to a method', addition, _ADDITIONS)
+    if additions.count(addition) > 1:
+      raise ConfigError(f'method {name!r} has the addition {addition!r} twice')
+  label, family, make = _RECIPES[base]
+  spec = make(setting)
+  modifiers = tuple(a for a in additions if a not in ('logn', 'window'))
+  if modifiers:
+    spec = dataclasses.replace(spec, modifiers=modifiers)
+  windowed = 'window' in (base, *additions)
+  length = setting.train_length
+  logn = Temperature('logn', length=length) if 'logn' in additions else None
+  scheme = Scheme(spec, logn, length if windowed else None)
+  label = ' + '.join([label, *additions]).replace('logn', 'log-n')
+  return Candidate(name, label, family, scheme)
+
+
+def select(
+  names: tuple[str, ...], setting: Setting
+) -> tuple[list[Candidate], list[dict[str, str]]]:
+  """The rows to compare, and what was asked for but is not applicable.
+
+  Args:
+    names: method names, or ('all',) for every method that theta, L0 and the
+      factor define. `none` is always compared: it is what others are
+      measured against.
+    setting: head, theta, L0 and factor.
+
+  Returns:
+    Candidates in the order asked, and `{'name', 'reason'}` of the others.
+
+  Raises:
+    ConfigError: for an unknown or repeated name.
+  """
+  if names == ('all',):
+    return _select_all(setting)
+  if not names or len(set(names)) != len(names):
+    raise ConfigError(
+      f'methods are {",".join(names)!r}: name each method once, at least one'
+    )
+  wanted = names if 'none' in names else ('none', *names)
+  return [candidate(name, setting) for name in wanted], []
+
+
+def _select_all(
+  setting: Setting,
+) -> tuple[list[Candidate], list[dict[str, str]]]:
+  extra = [n for n in METHODS if _IN_RECIPES.get(n, n) not in _RECIPES]
+  names = [*_RECIPES, *extra, 'ntk+logn', 'yarn+resonance', 'ntk+cope']
+  candidates, others = [], []
+  for name in names:
+    try:
+      candidates.append(candidate(name, setting))
+    except ConfigError as error:
+      reason = _NOT_DEFINED.get(name, str(error))
+      others.append({'name': name, 'reason': reason})
+  return candidates, others

@@ -1,0 +1,161 @@
+"""The settings of an extension job, checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ntk_jax.data import retrieval
+from ntk_jax.errors import ConfigError
+from ntk_jax.extend.methods import DEFAULT_METHODS, Setting, select
+from ntk_jax.model.transformer import ModelConfig
+from ntk_jax.optimizer import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtendConfig:
+  """What to train, what to compare, what to tune.
+
+  Attributes:
+    methods: names of methods, or ('all',).
+    seeds: how many models to train, with seeds 0, 1, ...
+    corpus: a text file or folder; None is the standard library's sources.
+    train_length: tokens per row in training, L0.
+    target_factor: target length / train_length.
+    rows: held-out text rows per length; each length is asked 8 questions a
+      row.
+    train_steps: steps of the base model.
+    tune_steps: steps of fine-tuning at the target length.
+    tokens_per_step: tokens in a batch, at every length.
+    learning_rate: peak of the base training.
+    tune_learning_rate: peak of fine-tuning.
+    model: shape of the decoder.
+  """
+
+  methods: tuple[str, ...] = DEFAULT_METHODS
+  seeds: int = 1
+  corpus: str | None = None
+  train_length: int = 128
+  target_factor: int = 8
+  rows: int = 32
+  train_steps: int = 240
+  tune_steps: int = 20
+  tokens_per_step: int = 4096
+  learning_rate: float = 3e-3
+  tune_learning_rate: float = 1e-3
+  model: ModelConfig = ModelConfig(vocab=retrieval.VOCAB)
+
+  @property
+  def target_length(self) -> int:
+    """The length to extend to."""
+    return self.train_length * self.target_factor
+
+  @property
+  def lengths(self) -> tuple[int, ...]:
+    """Where to measure: L0, its doublings, the target and twice that."""
+    doublings = range(math.ceil(math.log2(self.target_factor)))
+    below = [self.train_length * 2**i for i in doublings]
+    return (*below, self.target_length, 2 * self.target_length)
+
+  @property
+  def setting(self) -> Setting:
+    """What defines the rope methods here."""
+    return Setting(
+      self.model.head_dim,
+      self.model.rope_theta,
+      self.train_length,
+      float(self.target_factor),
+    )
+
+  @property
+  def schedule(self) -> Schedule:
+    """Learning rate of the base training: a sixth of it warms up."""
+    return Schedule(
+      self.learning_rate, self.train_steps, self.train_steps // 6
+    )
+
+  @property
+  def tune_schedule(self) -> Schedule:
+    """Learning rate of fine-tuning."""
+    return Schedule(
+      self.tune_learning_rate, self.tune_steps, self.tune_steps // 10
+    )
+
+  def batch_rows(self, length: int) -> int:
+    """Rows of a batch: tokens per step stay constant, two rows at least."""
+    return max(2, self.tokens_per_step // length)
+
+  def base(self, corpus_fingerprint: str) -> dict[str, object]:
+    """What the base model depends on, and all later stages with it."""
+    return {
+      'model': self.model,
+      'train_length': self.train_length,
+      'train_steps': self.train_steps,
+      'tokens_per_step': self.tokens_per_step,
+      'learning_rate': self.learning_rate,
+      'corpus': corpus_fingerprint,
+    }
+
+  def validate(self) -> None:
+    """Raises ConfigError that names every wrong field."""
+    wrong = []
+    if self.target_factor < 2:
+      wrong.append(
+        f'target_factor is {self.target_factor}: the target length '
+        f'{self.target_length} would not be beyond the trained length '
+        f'{self.train_length}; use 2 or more'
+      )
+    if self.train_length < retrieval.SHORTEST_ROW // 2:
+      wrong.append(
+        f'train_length is {self.train_length}: {retrieval.KEYS} keys and '
+        f'their questions need {retrieval.SHORTEST_ROW // 2} tokens or more'
+      )
+    for name in ('seeds', 'rows', 'tokens_per_step'):
+      if getattr(self, name) < 1:
+        wrong.append(f'{name} is {getattr(self, name)}, must be at least 1')
+    if self.rows % rows_per_part(self.rows):
+      wrong.append(
+        f'rows is {self.rows}: above 32, rows come in parts of 32; use a '
+        'multiple of 32'
+      )
+    checks = [
+      self.model.validate,
+      self.schedule.validate,
+      self.tune_schedule.validate,
+    ]
+    if not wrong:
+      checks.append(lambda: select(self.methods, self.setting))
+    for check in checks:
+      try:
+        check()
+      except ConfigError as error:
+        wrong.append(str(error))
+    if wrong:
+      raise ConfigError('; '.join(wrong))
+
+
+def rows_per_part(rows: int) -> int:
+  """Rows of one stored part of a comparison."""
+  return min(rows, 32)
+
+
+def fast(config: ExtendConfig) -> ExtendConfig:
+  """The same job made tiny, for tests: it shows the way, not the answer."""
+  small = ModelConfig(
+    vocab=config.model.vocab,
+    dim=32,
+    layers=2,
+    heads=2,
+    kv_heads=2,
+    head_dim=16,
+    mlp_dim=64,
+  )
+  return dataclasses.replace(
+    config,
+    model=small,
+    train_length=32,
+    rows=8,
+    train_steps=12,
+    tune_steps=4,
+    tokens_per_step=512,
+  )

@@ -1,0 +1,96 @@
+"""A layer's position scheme: rope, temperature and window as plain arrays.
+
+A method is data, not code. `Scheme` names the choice on the host; its
+`arrays` are all that enters a jitted program, the same shapes for every
+method, so one executable per shape serves them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ntk_jax.errors import ConfigError
+from ntk_jax.rope.phase import phases
+from ntk_jax.rope.spec import RopeSpec
+from ntk_jax.typing import Array, ArrayLike, Float32, Int32, NDArray, UInt32
+
+NO_WINDOW = 2**31 - 1
+
+# 0-based query positions int32 -> multipliers of q, float32.
+Temperature = Callable[[ArrayLike], Array]
+
+
+class SchemeArrays(NamedTuple):
+  """What enters jit: a pytree of arrays, alike for all methods."""
+
+  phases: UInt32[NDArray, '*B P 2']
+  attention_factor: Float32[NDArray, '*B']
+  q_scale: Float32[NDArray, '*positions']
+  window: Int32[NDArray, '']
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+  """Rope spec, attention temperature and window of a layer.
+
+  Attributes:
+    spec: frequencies as a function of length.
+    temperature: multiplier of q by 0-based query position (a function of
+      `ntk_jax.temperature` with its settings bound), or None for 1.
+    window: keys that a query sees, itself included; None sees all.
+
+  Source: the unifying form `q_p . k_j * a(p)` with one frequency vector per
+  length; see `ntk_jax.rope.METHODS` for the papers.
+
+  >>> scheme = Scheme(RopeSpec('linear', 8, factor=4.0), window=128)
+  >>> arrays = scheme.arrays(512, np.arange(512))
+  >>> arrays.phases.shape, arrays.q_scale.shape, int(arrays.window)
+  ((4, 2), (512,), 128)
+  """
+
+  spec: RopeSpec
+  temperature: Temperature | None = None
+  window: int | None = None
+
+  def __post_init__(self) -> None:
+    if self.window is not None and self.window < 1:
+      raise ConfigError(
+        f'window is {self.window}: a query sees itself, so a window is at '
+        'least 1, or None for no window'
+      )
+
+  @property
+  def per_length(self) -> bool:
+    """Whether the frequencies change with the length that is seen."""
+    return self.spec.per_length
+
+  def arrays(
+    self, length: int | NDArray | None, positions: Int32[NDArray, '*positions']
+  ) -> SchemeArrays:
+    """The arrays of this scheme at a length, for given query positions.
+
+    Args:
+      length: highest position + 1 that a sequence sees, an int or one per
+        row; None means at or below the original length.
+      positions: 0-based query positions.
+
+    Returns:
+      Phase words `[*B, P, 2]`, attention factor `[*B]`, q multipliers of the
+      shape of `positions`, and the window (2**31 - 1 for none).
+    """
+    inv_freq, factor = self.spec.frequencies(length)
+    positions = np.asarray(positions, np.int32)
+    if self.temperature is None:
+      q_scale = np.ones(positions.shape, np.float32)
+    else:
+      q_scale = np.asarray(self.temperature(positions), np.float32)
+    return SchemeArrays(
+      np.asarray(phases(inv_freq)),
+      np.asarray(factor, np.float32),
+      q_scale,
+      np.asarray(self.window or NO_WINDOW, np.int32),
+    )
