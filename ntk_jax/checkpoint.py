@@ -7,6 +7,7 @@ or the new one, and a damaged file is refused by name, never used.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -38,6 +39,8 @@ def write_atomic(path: Path, content: bytes) -> None:
       os.fsync(file.fileno())
     os.replace(partial, path)
   except OSError as error:
+    with contextlib.suppress(OSError):
+      partial.unlink()
     raise WorkdirError(
       f'cannot write {path}: {error.strerror}; free space or choose another '
       'working directory, then run the same command to go on'
@@ -45,15 +48,16 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> None:
-  """Saves a tree of arrays with a JSON-able note about it."""
-  arrays = _by_name(tree)
-  note = {'about': about, 'digest': _digest(arrays)}
-  write_atomic(path, save(arrays, metadata={'ntk_jax': json.dumps(note)}))
+  """Saves a tree of arrays with a JSON-able note about it.
 
-
-def read_note(path: Path) -> dict[str, Any]:
-  """The note saved with a tree, without reading its arrays."""
-  return _open(path)[0]['about']
+  Raises:
+    WorkdirError: if the disk refuses, naming the file and the reason.
+  """
+  # Without order='C' a transposed array would be saved as it lies in memory.
+  arrays = {n: np.asarray(a, order='C') for n, a in _by_name(tree).items()}
+  note = json.dumps(about)
+  metadata = {'about': note, 'digest': _digest(note, arrays)}
+  write_atomic(path, save(arrays, metadata=metadata))
 
 
 def load_tree(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -63,53 +67,52 @@ def load_tree(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
     The tree (host arrays) and the note saved with it.
 
   Raises:
-    WorkdirError: if the file is damaged or holds another tree.
+    WorkdirError: if the file is damaged, unreadable or holds another tree.
   """
-  note, arrays = _open(path)
-  expected = _by_name(like, shapes_only=True)
-  found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+  about, arrays = _read(path)
+  expected = {n: _kind(leaf) for n, leaf in _by_name(like).items()}
+  found = {name: _kind(array) for name, array in arrays.items()}
   if found != expected:
-    odd = sorted(set(found.items()) ^ set(expected.items()))[0][0]
+    odd = min(n for n, _ in found.items() ^ expected.items())
     raise WorkdirError(
-      f'{path} holds another tree of arrays (see {odd!r}); it was written by '
-      'a run of other settings: use another working directory'
-    )
-  if _digest(arrays) != note['digest']:
-    raise WorkdirError(
-      f'{path} is damaged: its digest does not match; delete it and run again '
-      'to redo this stage'
+      f'{path} holds another tree of arrays: {odd} is '
+      f'{found.get(odd, "absent")}, not {expected.get(odd, "absent")}; it was '
+      'written by a run of other settings, so use another working directory'
     )
   leaves = [arrays[name] for name in expected]
-  return jax.tree.unflatten(jax.tree.structure(like), leaves), note['about']
+  return jax.tree.unflatten(jax.tree.structure(like), leaves), about
 
 
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The note and the arrays of a file, their digest checked."""
   try:
     with safe_open(path, framework='numpy') as file:
-      note = json.loads(file.metadata()['ntk_jax'])
-      return note, {name: file.get_tensor(name) for name in file.keys()}
-  except (SafetensorError, KeyError, TypeError, ValueError) as error:
+      metadata = file.metadata() or {}
+      arrays = {name: file.get_tensor(name) for name in file.keys()}
+  except (SafetensorError, OSError) as error:
     raise WorkdirError(
       f'{path} is not a whole checkpoint ({error}); delete it and run again '
       'to redo this stage'
     ) from error
+  if metadata.get('digest') != _digest(metadata.get('about', ''), arrays):
+    raise WorkdirError(
+      f'{path} is damaged: its digest does not match; delete it and run again '
+      'to redo this stage'
+    )
+  return json.loads(metadata['about']), arrays
 
 
-def _by_name(tree: Any, *, shapes_only: bool = False) -> dict[str, Any]:
+def _by_name(tree: Any) -> dict[str, Any]:
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  if shapes_only:
-    return {
-      jax.tree_util.keystr(path): (leaf.shape, leaf.dtype)
-      for path, leaf in leaves
-    }
-  return {
-    jax.tree_util.keystr(path): np.ascontiguousarray(leaf)
-    for path, leaf in leaves
-  }
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-  digest = hashlib.sha256()
+def _kind(array: Any) -> str:
+  return f'{array.dtype}{list(array.shape)}'
+
+
+def _digest(note: str, arrays: dict[str, np.ndarray]) -> str:
+  digest = hashlib.sha256(note.encode())
   for name in sorted(arrays):
     array = arrays[name]
     digest.update(f'{name} {array.dtype} {array.shape}'.encode())

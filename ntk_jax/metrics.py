@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
 
 _SECONDS_BETWEEN_LINES = 10.0  # where a line cannot be rewritten in place
+_ERASE = '\r\x1b[2K'
 
 
 class Progress:
@@ -51,8 +53,8 @@ class Progress:
 
   def close(self, message: str) -> None:
     """Ends the line with a message."""
-    end = '\r\x1b[2K' if self._stream.isatty() else ''
-    print(f'{end}{message}', file=self._stream, flush=True)
+    erase = _ERASE if self._stream.isatty() else ''
+    print(f'{erase}{message}', file=self._stream, flush=True)
 
   def line(self, now: float) -> str:
     """The line as it stands at a moment of the monotonic clock."""
@@ -74,7 +76,8 @@ class Progress:
       return
     self._last_line = now
     if in_place:
-      self._stream.write(f'\r\x1b[2K{self.line(now)}'[:120])
+      width = shutil.get_terminal_size().columns - 1
+      self._stream.write(f'{_ERASE}{self.line(now)[:width]}')
     else:
       self._stream.write(self.line(now) + '\n')
     self._stream.flush()

@@ -15,6 +15,9 @@ import optax
 from ntk_jax.errors import ConfigError
 from ntk_jax.typing import Array
 
+OptimizerState = optax.OptState
+global_norm = optax.global_norm
+
 _CLIP_NORM = 1.0
 _B2 = 0.98
 _WEIGHT_DECAY = 0.1

@@ -16,7 +16,15 @@ import numpy as np
 from ntk_jax.errors import ConfigError
 from ntk_jax.rope.phase import phases
 from ntk_jax.rope.spec import RopeSpec
-from ntk_jax.typing import Array, ArrayLike, Float32, Int32, NDArray, UInt32
+from ntk_jax.typing import (
+  Array,
+  ArrayLike,
+  Float32,
+  Int,
+  Int32,
+  NDArray,
+  UInt32,
+)
 
 NO_WINDOW = 2**31 - 1
 
@@ -69,7 +77,7 @@ class Scheme:
     return self.spec.per_length
 
   def arrays(
-    self, length: int | NDArray | None, positions: Int32[NDArray, '*positions']
+    self, length: int | NDArray | None, positions: Int[NDArray, '*positions']
   ) -> SchemeArrays:
     """The arrays of this scheme at a length, for given query positions.
 

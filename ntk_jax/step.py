@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ntk_jax.data.mixture import Batch
 from ntk_jax.loss import cross_entropy
 from ntk_jax.model.transformer import ModelConfig, Params, forward
-from ntk_jax.optimizer import adamw
+from ntk_jax.optimizer import OptimizerState, adamw, global_norm
 from ntk_jax.scheme import SchemeArrays
 from ntk_jax.typing import Array
 
@@ -24,7 +23,7 @@ class TrainState(NamedTuple):
   """Everything that a step changes."""
 
   params: Params
-  optimizer: optax.OptState
+  optimizer: OptimizerState
 
 
 class StepMetrics(NamedTuple):
@@ -75,7 +74,7 @@ def train_step(
     return text + RETRIEVAL_WEIGHT * retrieval, (text, retrieval)
 
   (_, losses), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-  norm = optax.global_norm(grads)
+  norm = global_norm(grads)
   updates, optimizer = _OPTIMIZER.update(grads, state.optimizer, state.params)
   params = jax.tree.map(
     lambda p, u: p + learning_rate * u, state.params, updates

@@ -1,10 +1,11 @@
 """Causal attention by tiles of queries, forward and backward, any backend.
 
 A tile of query rows meets the whole visible prefix at once: its scores
-(tile x prefix) stay in a CPU's cache, nothing above the diagonal is computed,
+(tile x prefix) stay in a CPU's cache, no tile above the diagonal is computed,
 and no T x T array exists. The backward pass recomputes the weights from the
-saved log-sum-exp. A few heads at a time, because all of them together fall
-out of cache and run 1.5-2x slower.
+saved log-sum-exp. Long rows go a few heads at a time, because all of them
+together fall out of cache and run 1.5-2x slower; small inputs go at once,
+because a loop over them costs as much again.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ import jax.numpy as jnp
 from ntk_jax.errors import ConfigError
 from ntk_jax.typing import Array, ArrayLike, Float
 
-# Scores held at once, per tile: 1 MiB of float32, about one core's L2 cache.
+# Scores of all heads and tiles together up to which no loop is worth while.
+_SMALL = 2**21
+# Scores held at once beyond: 1 MiB of float32, about one core's L2 cache.
 _SCORES_IN_CACHE = 2**18
 _HIDDEN = -1e30
+
+# Operands of any precision, sums in float32.
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def blockwise_attention(
@@ -47,7 +53,8 @@ def blockwise_attention(
     The weighted values, in q's dtype.
 
   Raises:
-    ConfigError: if K does not divide N, or shapes disagree.
+    ConfigError: if K does not divide N, shapes disagree, or the window is a
+      number below 1.
 
   Source: the tiling of FlashAttention-2 (Dao 2023, arXiv 2307.08691).
 
@@ -64,8 +71,12 @@ def blockwise_attention(
       'k and v must be alike, share batch, length and head dim with q, and '
       'have a number of heads that divides that of q'
     )
+  if isinstance(window, int) and window < 1:
+    raise ConfigError(
+      f'window is {window}: a query sees itself, so a window is at least 1'
+    )
   G = N // K
-  rows = _heads_at_once(B * K, G * _tile(T) * T)
+  rows = _heads_at_once(B * K, G, T)
   q_MRGTH = (
     q.reshape(B, T, K, G, H)
     .transpose(0, 2, 3, 1, 4)
@@ -80,13 +91,15 @@ def blockwise_attention(
 
 
 def _tile(length: int) -> int:
-  """Query rows per tile: 128, growing so that at most 8 tiles are unrolled."""
+  """Query rows per tile: 128, and 256 for long rows, to unroll fewer."""
   return min(256, max(128, -(-length // 8)))
 
 
-def _heads_at_once(heads: int, scores_per_head: int) -> int:
-  """The largest divisor of `heads` whose scores fit the cache together."""
-  fitting = max(1, min(heads, _SCORES_IN_CACHE // scores_per_head))
+def _heads_at_once(heads: int, group: int, length: int) -> int:
+  """The largest divisor of `heads` (kv) whose scores fit the cache together."""
+  if heads * group * length**2 <= _SMALL:
+    return heads
+  fitting = max(1, _SCORES_IN_CACHE // (group * _tile(length) * length))
   return next(n for n in range(fitting, 0, -1) if heads % n == 0)
 
 
@@ -96,12 +109,10 @@ def _tiles(length: int) -> list[tuple[int, int]]:
 
 
 def _scores(
-  q_RGtH: Array, k_RSH: Array, start: int, window: Array, scale: float
+  q_RGtH: Array, k_RSH: Array, start: int, window: ArrayLike, scale: float
 ) -> Array:
   """Scaled logits of one tile against its prefix, hidden keys at -1e30."""
-  s_RGtS = scale * jnp.einsum(
-    'rgth,rsh->rgts', q_RGtH, k_RSH, preferred_element_type=jnp.float32
-  )
+  s_RGtS = scale * _einsum('rgth,rsh->rgts', q_RGtH, k_RSH)
   t, S = s_RGtS.shape[-2:]
   distance_tS = start + jnp.arange(t)[:, None] - jnp.arange(S)
   visible_tS = (distance_tS >= 0) & (distance_tS < window)
@@ -110,14 +121,14 @@ def _scores(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
-  q: Array, k: Array, v: Array, window: Array, scale: float
+  q: Array, k: Array, v: Array, window: ArrayLike, scale: float
 ) -> Array:
   return _forward(q, k, v, window, scale)[0]
 
 
 def _forward(
-  q: Array, k: Array, v: Array, window: Array, scale: float
-) -> tuple[Array, tuple[Array, ...]]:
+  q: Array, k: Array, v: Array, window: ArrayLike, scale: float
+) -> tuple[Array, tuple[ArrayLike, ...]]:
   def some_heads(qkv: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     q_RGTH, k_RTH, v_RTH = qkv
     outs, lses = [], []
@@ -128,7 +139,7 @@ def _forward(
       top = s.max(axis=-1, keepdims=True)
       p = jnp.exp(s - top)
       total = p.sum(axis=-1, keepdims=True)
-      out = jnp.einsum('rgts,rsh->rgth', p.astype(v.dtype), v_RTH[:, :stop])
+      out = _einsum('rgts,rsh->rgth', p.astype(v.dtype), v_RTH[:, :stop])
       outs.append((out / total).astype(q.dtype))
       lses.append((top + jnp.log(total))[..., 0])
     return jnp.concatenate(outs, 2), jnp.concatenate(lses, 2)
@@ -138,7 +149,7 @@ def _forward(
 
 
 def _backward(
-  scale: float, saved: tuple[Array, ...], d_out: Array
+  scale: float, saved: tuple[ArrayLike, ...], d_out: Array
 ) -> tuple[Array, Array, Array, None]:
   q, k, v, window, out, lse = saved
   delta = (out.astype(jnp.float32) * d_out).sum(axis=-1)
@@ -153,12 +164,12 @@ def _backward(
       q_t, do_t = q_RGTH[:, :, rows], do_RGTH[:, :, rows]
       s = _scores(q_t, k_RTH[:, :stop], start, window, scale)
       p = jnp.exp(s - lse_RGT[:, :, rows, None])
-      dp = jnp.einsum('rgth,rsh->rgts', do_t, v_RTH[:, :stop])
+      dp = _einsum('rgth,rsh->rgts', do_t, v_RTH[:, :stop])
       ds = p * (dp - delta_RGT[:, :, rows, None]) * scale
       ds, p = ds.astype(q.dtype), p.astype(q.dtype)
-      dqs.append(jnp.einsum('rgts,rsh->rgth', ds, k_RTH[:, :stop]))
-      dk = dk.at[:, :stop].add(jnp.einsum('rgts,rgth->rsh', ds, q_t))
-      dv = dv.at[:, :stop].add(jnp.einsum('rgts,rgth->rsh', p, do_t))
+      dqs.append(_einsum('rgts,rsh->rgth', ds, k_RTH[:, :stop]))
+      dk = dk.at[:, :stop].add(_einsum('rgts,rgth->rsh', ds, q_t))
+      dv = dv.at[:, :stop].add(_einsum('rgts,rgth->rsh', p, do_t))
     dq = jnp.concatenate(dqs, 2).astype(q.dtype)
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 

@@ -31,6 +31,7 @@ class Mixture:
   """Draws batches of fixed shape from a corpus.
 
   Attributes:
+    corpus: where the text comes from.
     rows: rows per batch; the second half of them are retrieval rows.
     length: tokens per row.
     seed: of the draw.
@@ -40,6 +41,7 @@ class Mixture:
   rows: int
   length: int
   seed: int
+  _draw: RandomRows = dataclasses.field(init=False, repr=False, compare=False)
 
   def __post_init__(self) -> None:
     if self.rows < 2 or self.length < retrieval.SHORTEST_ROW:
@@ -51,7 +53,11 @@ class Mixture:
     object.__setattr__(self, '_draw', draw)
 
   def batch(self, step: int) -> Batch:
-    """The batch of one step."""
+    """The batch of one step.
+
+    Text weighs every target that is a byte, in both halves; retrieval weighs
+    the questions. Where a symbol overwrote the next byte, neither does.
+    """
     rng = np.random.default_rng([self.seed, self.length, step])
     rows = self._draw(rng, self.rows)
     half = self.rows // 2

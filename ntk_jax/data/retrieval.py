@@ -20,7 +20,7 @@ _QUESTION = _NEEDLE + KEYS * VALUES
 VALUE = _QUESTION + KEYS  # the 16 ids of answers, the last of the vocabulary
 VOCAB = VALUE + VALUES
 NO_TARGET = -1
-SHORTEST_ROW = 8 * KEYS
+SHORTEST_ROW = 4 * KEYS  # half text, half symbols
 
 
 def next_byte_targets(
@@ -60,7 +60,8 @@ def questions_by_depth(
   """Test rows: one needle in each of KEYS depth bins, all asked at the end.
 
   The first 7/8 of a row is cut into KEYS bins with one needle each (keys in
-  random order); the questions stand at random places of the last eighth.
+  random order); the questions stand at random places of the last eighth, or
+  of the last KEYS tokens where an eighth holds fewer.
 
   Args:
     rng: where the randomness comes from.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -23,6 +25,7 @@ _HELD_OUT_OF = 10
 _SHORTEST = 2048  # bytes; less holds no long row
 _PIECE = 16384  # bytes; a lone file is split into documents of this size
 _NOT_SOURCES = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages'}
+_LIBRARY = 'sources of the standard library'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +67,17 @@ def load_corpus(path: str | None = None) -> Corpus:
     The corpus, a tenth of its documents held out by content hash.
 
   Raises:
-    ConfigError: if there is no such path or no usable text in it.
+    ConfigError: if there is no such path, no usable text in it, or a file
+      that cannot be read.
   """
   if path is None:
     root = Path(sysconfig.get_path('stdlib'))
-    name = 'sources of the standard library'
-    return _split(name, root, _read(_library_files(root)))
+    return _split(_LIBRARY, root, _read(_library_files(root)))
   root = Path(path).expanduser()
-  if root.is_file():
-    return _split(root.name, root, _pieces(root.read_bytes()))
-  if root.is_dir():
-    return _split(root.name, root, _read(_visible_files(root)))
+  if path and os.path.isfile(root):
+    return _split(root.name, root, _pieces(root))
+  if path and os.path.isdir(root):
+    return _split(root.resolve().name, root, _read(_visible_files(root)))
   raise ConfigError(
     f'corpus {path!r} is neither a file nor a folder; name a text file or a '
     'folder of text files'
@@ -82,27 +85,58 @@ def load_corpus(path: str | None = None) -> Corpus:
 
 
 def _library_files(root: Path) -> Iterator[Path]:
-  for file in root.rglob('*.py'):
-    if not _NOT_SOURCES & set(file.relative_to(root).parts):
+  for file in _files(root):
+    parts = file.relative_to(root).parts
+    if file.suffix == '.py' and not _NOT_SOURCES & set(parts):
       yield file
 
 
 def _visible_files(root: Path) -> Iterator[Path]:
-  for file in root.rglob('*'):
+  for file in _files(root):
     parts = file.relative_to(root).parts
-    if file.is_file() and not any(part.startswith('.') for part in parts):
+    if not any(part.startswith('.') for part in parts):
       yield file
+
+
+def _files(root: Path) -> Iterator[Path]:
+  """All files of a folder; links to folders are not followed."""
+  for folder, _, names in os.walk(root, onerror=_refuse):
+    yield from (Path(folder, name) for name in names)
 
 
 def _read(files: Iterable[Path]) -> Iterator[bytes]:
   for file in files:
-    text = file.read_bytes()
-    if b'\0' not in text[:8192]:  # a NUL byte marks a binary file
+    text = _bytes(file) if file.is_file() else b''  # no pipes, no dead links
+    if not _binary(text):
       yield text
 
 
-def _pieces(text: bytes) -> list[bytes]:
+def _pieces(file: Path) -> list[bytes]:
+  text = _bytes(file)
+  if _binary(text):
+    raise ConfigError(
+      f'corpus {str(file)!r} is a binary file (it holds a NUL byte); name a '
+      'text file or a folder of text files'
+    )
   return [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)]
+
+
+def _bytes(file: Path) -> bytes:
+  try:
+    return file.read_bytes()
+  except OSError as error:
+    _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+  raise ConfigError(
+    f'corpus: cannot read {error.filename!r} ({error.strerror}); make it '
+    'readable, or name a corpus without it'
+  ) from error
+
+
+def _binary(text: bytes) -> bool:
+  return b'\0' in text[:8192]
 
 
 def _split(name: str, root: Path, documents: Iterable[bytes]) -> Corpus:
@@ -118,7 +152,8 @@ def _split(name: str, root: Path, documents: Iterable[bytes]) -> Corpus:
     raise ConfigError(
       f'corpus {str(root)!r} holds {len(digests)} usable documents (at least '
       f'{_SHORTEST} bytes of text each), {len(kept)} for training and '
-      f'{len(held)} held out; both need one, so give more text'
+      f'{len(held)} held out; both need one, so name a file or folder with '
+      'more text'
     )
   fingerprint = hashlib.sha256(''.join(digests).encode()).hexdigest()[:16]
   train, held_out = (tuple(by_hash[d] for d in ds) for ds in (kept, held))
@@ -133,7 +168,8 @@ class RandomRows:
     if not documents:
       raise ConfigError(
         f'no document for training has the {length} bytes of a row; use a '
-        'shorter length or longer documents'
+        f'shorter length or longer documents (a lone file is cut into '
+        f'documents of {_PIECE} bytes)'
       )
     self._text = np.concatenate(documents)
     self._length = length
@@ -181,7 +217,8 @@ def spread_rows(
   if len(places) < rows:
     raise ConfigError(
       f'the held-out text has {len(places)} rows of {length} bytes, {rows} '
-      'are asked; ask for fewer rows, a smaller target, or give more text'
+      'are asked; ask for fewer rows, a smaller target, or name a corpus with '
+      'more or longer documents'
     )
   return np.stack(
     [

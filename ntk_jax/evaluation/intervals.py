@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntk_jax.typing import Float64, NDArray
+from ntk_jax.typing import Float64, Int32, NDArray
 
-_DRAWS = 2000
+DRAWS = 2000
 
 
 class Interval(NamedTuple):
@@ -24,14 +24,15 @@ class Interval(NamedTuple):
 
 
 class Bootstrap:
-  """Resamples seeds, then rows within each, the same draws for every value.
+  """Resamples seeds, then rows, with the same draws for every value.
 
   Sharing the draws pairs all comparisons: a difference or ratio of two means
-  is taken draw by draw. With one seed only rows are resampled, so the
-  interval says nothing of training again.
+  is taken draw by draw. All seeds read the same rows, so one draw of rows
+  serves all of its seeds: a hard row stays hard for each. With one seed only
+  rows are resampled, so the interval says nothing of training again.
 
-  Source: Efron and Tibshirani 1993, chapter 13 (percentile intervals); two
-  stages as in Davison and Hinkley 1997, section 3.8.
+  Source: Efron and Tibshirani 1993, chapter 13 (percentile intervals); Owen
+  2007, arXiv:0712.1111 (crossed factors, each resampled on its own).
 
   >>> boot = Bootstrap(seeds=1, rows=4)
   >>> boot.mean(np.array([[1.0, 1.0, 1.0, 1.0]]))
@@ -39,29 +40,42 @@ class Bootstrap:
   """
 
   def __init__(self, seeds: int, rows: int) -> None:
+    """Draws once; seeds and rows are how many there are of each."""
     rng = np.random.default_rng(0)
-    self._seed = rng.integers(seeds, size=(_DRAWS, seeds, 1))
-    if seeds == 1:
-      self._seed[:] = 0
-    self._row = rng.integers(rows, size=(_DRAWS, seeds, rows))
+    self._of_row = _times_drawn(rng, rows)
+    self._of_seed = _times_drawn(rng, seeds)
 
   def mean(self, values: Float64[NDArray, 'seeds rows']) -> Interval:
     """The mean of values by seed and row."""
-    return self._interval(values.mean(), self._means(values))
+    return _interval(values.mean(), self._means(values))
 
   def ratio(
     self,
     above: Float64[NDArray, 'seeds rows'],
     below: Float64[NDArray, 'seeds rows'],
   ) -> Interval:
-    """The ratio of two means, drawn together."""
-    floor = np.finfo(np.float64).tiny  # a draw without a single hit below
-    draws = self._means(above) / np.maximum(self._means(below), floor)
-    return self._interval(above.mean() / max(below.mean(), floor), draws)
+    """The ratio of two means, drawn together.
 
-  def _means(self, values: NDArray) -> NDArray:
-    return np.asarray(values, np.float64)[self._seed, self._row].mean((1, 2))
+    The mean of `below` must be above 0; draws in which it is 0 do not count.
+    """
+    over, under = self._means(above), self._means(below)
+    draws = over[under > 0] / under[under > 0]
+    return _interval(above.mean() / below.mean(), draws)
 
-  def _interval(self, mean: float, draws: NDArray) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(mean), float(low), float(high))
+  def _means(
+    self, values: Float64[NDArray, 'seeds rows']
+  ) -> Float64[NDArray, 'draws']:
+    by_row = self._of_seed @ values
+    return (by_row * self._of_row).sum(axis=1) / values.size
+
+
+def _times_drawn(
+  rng: np.random.Generator, count: int
+) -> Int32[NDArray, 'draws count']:
+  """How often each of `count` things comes up in `count` draws."""
+  return rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+
+
+def _interval(mean: float, draws: NDArray) -> Interval:
+  low, high = np.percentile(draws, [2.5, 97.5])
+  return Interval(float(mean), float(low), float(high))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ntk_jax.errors import ConfigError, unknown
-from ntk_jax.rope.frequencies import METHODS
+from ntk_jax.rope.methods import METHODS
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.temperature import Temperature

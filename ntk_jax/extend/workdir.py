@@ -46,13 +46,19 @@ class Workdir:
       ) from error
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       self._lock.seek(0)
       owner = self._lock.read().strip() or 'unknown'
       self._lock.close()
       raise WorkdirError(
         f'workdir {str(self.path)!r} is in use by process {owner}; wait for '
         'it, or choose another with --workdir'
+      ) from error
+    except OSError as error:
+      self._lock.close()
+      raise WorkdirError(
+        f'workdir {str(self.path)!r} cannot be locked ({error.strerror}); '
+        'choose another with --workdir, on a local disk'
       ) from error
     self._lock.truncate(0)
     self._lock.write(str(os.getpid()))
@@ -80,13 +86,25 @@ class Workdir:
       write_atomic(file, json.dumps(self._base, indent=1).encode())
       return
     try:
-      stored = json.loads(file.read_text())
-    except ValueError as error:
-      raise WorkdirError(f'{file} is damaged: {error}; use another workdir')
-    for name, value in self._base.items():
-      if stored.get(name) != value:
+      stored = _flat(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+      raise WorkdirError(
+        f'{file} is damaged ({error}); choose another with --workdir'
+      ) from error
+    wanted = _flat(self._base)
+    for name in sorted({*stored, *wanted}):
+      before, now = stored.get(name), wanted.get(name)
+      if before != now:
         raise WorkdirError(
           f'workdir {str(self.path)!r} belongs to a run with {name} '
-          f'{stored.get(name)!r}, this one has {value!r}; another model, '
-          'corpus or training needs another --workdir'
+          f'{before!r}, this one has {now!r}; another model, corpus or '
+          'training needs another --workdir'
         )
+
+
+def _flat(value: Any, name: str = '') -> dict[str, Any]:
+  """Leaves of nested mappings by dotted name."""
+  if not isinstance(value, dict):
+    return {name: value}
+  inner = {f'{name}.{k}' if name else k: v for k, v in value.items()}
+  return {n: leaf for k, v in inner.items() for n, leaf in _flat(v, k).items()}

@@ -110,12 +110,10 @@ def forward(
     Float32 logits [B, T, V].
   """
   B, T = tokens.shape
-  phases = scheme.phases
-  if phases.ndim == 4 - 1:  # one set of frequencies per row
-    phases = phases[:, None]
-  rotation = cos_sin(
-    positions, phases, attention_factor=scheme.attention_factor
-  )
+  phases, factor = scheme.phases, scheme.attention_factor
+  if phases.ndim == 3:  # one set of frequencies per row, for all its tokens
+    phases, factor = phases[:, None], factor[:, None]
+  rotation = cos_sin(positions, phases, attention_factor=factor)
   embed = params['embed']
   x = embed[tokens.reshape(-1)] * config.dim**0.5
 

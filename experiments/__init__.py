@@ -1,0 +1,1 @@
+"""Commands: flags to a config, and one call into `ntk_jax`."""

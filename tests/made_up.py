@@ -1,0 +1,154 @@
+"""Results made up for tests: scores by hand, all else as in a real run."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ntk_jax.data.text import Corpus
+from ntk_jax.evaluation.score import Scores
+from ntk_jax.extend.methods import candidate, select
+from ntk_jax.extend.outcome import Row, outcome
+from ntk_jax.extend.rank import stack
+from ntk_jax.extend.settings import ExtendConfig
+from ntk_jax.train import Trained
+
+BASE_LOSS = 2.2  # bits per byte of the unextended model at L0
+
+
+class Made(NamedTuple):
+  """What a made-up method does: loss at the target, change at L0, finds."""
+
+  loss: float
+  change: float
+  found: float
+
+
+def scores(
+  made: Made, config: ExtendConfig, *, found_at_start: float, seed: int
+) -> Scores:
+  """Scores of one seed: rows differ in difficulty, methods a little by row."""
+  lengths = np.array(config.lengths)
+  far = np.log2(lengths / lengths[0]) / np.log2(config.target_factor)
+  start = BASE_LOSS + made.change
+  by_length = start + (made.loss - start) * far
+  rng = np.random.default_rng(round(1000 * made.loss))
+  difficulty = np.random.default_rng(1).normal(0, 0.3, (config.rows, 1))
+  difficulty -= difficulty.mean()
+  noise = rng.normal(0, 0.02, (config.rows, len(lengths)))
+  loss = by_length + difficulty + noise - noise.mean(0) + 0.01 * seed
+  rate = np.clip(found_at_start + (made.found - found_at_start) * far, 0, 1)
+  hits = np.random.default_rng(2).random((config.rows, len(lengths), 8))
+  positions = np.arange(lengths[-1])
+  curve = np.interp(positions, lengths, by_length) + 4 / (1 + positions)
+  return Scores(
+    loss.astype(np.float32),
+    (hits < rate[:, None]).astype(np.float32),
+    (curve + difficulty).astype(np.float32),
+  )
+
+
+def made_result(
+  compared: dict[str, Made],
+  tuned: dict[str, Made],
+  *,
+  found_at_start: float = 0.97,
+  seeds: int = 1,
+  rows: int = 32,
+) -> dict[str, Any]:
+  """A whole result of made-up methods; `none` must be in both."""
+  config = ExtendConfig(methods=tuple(compared), seeds=seeds, rows=rows)
+
+  def described(methods: dict[str, Made], seconds: float) -> list[Row]:
+    return [
+      Row(
+        candidate(name, config.setting),
+        stack(
+          [
+            scores(made, config, found_at_start=found_at_start, seed=seed)
+            for seed in range(seeds)
+          ]
+        ),
+        seconds,
+      )
+      for name, made in methods.items()
+    ]
+
+  text = np.zeros(40_000, np.uint8)
+  corpus = Corpus('made-up text', (text,) * 9, (text,), '0123456789abcdef')
+  params = {'embed': np.zeros((432, 128)), 'layers': np.zeros((4, 194_000))}
+  model = Trained(params, 101.0, [3.0, 2.5] * 120, [4.0, 0.5] * 120)
+  _, others = select(('all',), config.setting)
+  return outcome(
+    config,
+    corpus,
+    [model] * seeds,
+    described(compared, 9.0),
+    described(tuned, 22.0),
+    others,
+  )
+
+
+NONE = Made(3.30, 0.0, 0.29)
+WINDOW = Made(2.40, 0.0, 0.16)
+TUNED = {
+  'yarn': Made(2.32, 0.18, 0.96),
+  'linear': Made(2.91, 0.9, 0.96),
+  'none': Made(2.45, 0.10, 0.60),
+}
+
+
+def clear_winner(**changes: Any) -> dict[str, Any]:
+  """YaRN is first by far, others keep retrieval, some lose it."""
+  return made_result(
+    {
+      'none': NONE,
+      'window': WINDOW,
+      'linear': Made(3.67, 1.6, 0.96),
+      'ntk': Made(3.12, 0.5, 0.72),
+      'yarn': Made(2.80, 0.49, 0.955),
+      'by_parts': Made(2.95, 0.40, 0.96),
+      'yarn_scaled': Made(3.01, 0.34, 0.965),
+      'dynamic': Made(3.12, 0.0, 0.72),
+      'ntk+logn': Made(3.11, 0.5, 0.76),
+    },
+    TUNED,
+    **changes,
+  )
+
+
+def all_tied(**changes: Any) -> dict[str, Any]:
+  """Three methods within 0.03 bits, all keep retrieval."""
+  return made_result(
+    {
+      'none': NONE,
+      'yarn': Made(2.85, 0.49, 0.96),
+      'by_parts': Made(2.86, 0.45, 0.96),
+      'yarn_scaled': Made(2.87, 0.34, 0.96),
+    },
+    {
+      'yarn': Made(2.32, 0.18, 0.96),
+      'by_parts': Made(2.34, 0.2, 0.96),
+      'none': Made(2.33, 0.1, 0.96),
+    },
+    **changes,
+  )
+
+
+def none_passes(**changes: Any) -> dict[str, Any]:
+  """Every method loses retrieval, before and after fine-tuning."""
+  return made_result(
+    {
+      'none': NONE,
+      'window': WINDOW,
+      'ntk': Made(3.12, 0.5, 0.72),
+      'linear': Made(3.67, 1.6, 0.60),
+    },
+    {
+      'ntk': Made(2.5, 0.2, 0.7),
+      'linear': Made(2.9, 0.5, 0.7),
+      'none': Made(2.5, 0.1, 0.5),
+    },
+    **changes,
+  )

@@ -1,0 +1,274 @@
+"""The decoder against one written again in float64, and its causality."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_jax.data import retrieval
+from ntk_jax.errors import ConfigError
+from ntk_jax.model import ModelConfig, forward, init_params, parameter_count
+from ntk_jax.rope.spec import RopeSpec
+from ntk_jax.scheme import Scheme, SchemeArrays
+from ntk_jax.temperature import Temperature
+
+CONFIG = ModelConfig(
+  vocab=13, dim=10, layers=3, heads=6, kv_heads=2, head_dim=4, mlp_dim=7
+)
+# Logits are of order one; three layers of float32.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope='module')
+def params() -> Any:
+  """Parameters with norms that are not all one."""
+  params = init_params(jax.random.key(0), CONFIG)
+  keys = iter(jax.random.split(jax.random.key(1), 3))
+  layers = dict(params['layers'])
+  for name in ('attention_norm', 'mlp_norm'):
+    layers[name] += 0.3 * jax.random.normal(next(keys), layers[name].shape)
+  final = params['final_norm']
+  final += 0.3 * jax.random.normal(next(keys), final.shape)
+  return {**params, 'layers': layers, 'final_norm': final}
+
+
+def tokens(rows: int, length: int, seed: int = 0) -> np.ndarray:
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, CONFIG.vocab, (rows, length)).astype(np.int32)
+
+
+def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+
+
+def rotate(x: np.ndarray, angle: np.ndarray, factor: float) -> np.ndarray:
+  """Pairs (i, i + H/2) as complex numbers."""
+  half = x.shape[-1] // 2
+  z = (x[..., :half] + 1j * x[..., half:]) * factor * np.exp(1j * angle)
+  return np.concatenate([z.real, z.imag], -1)
+
+
+def decoder(
+  params: Any,
+  row: np.ndarray,
+  inv_freq: np.ndarray,
+  factor: float = 1.0,
+  q_scale: np.ndarray | float = 1.0,
+  window: int = 10**9,
+) -> np.ndarray:
+  """Logits of one row in float64, position by position."""
+  c = CONFIG
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  T = len(row)
+  angle = np.arange(T)[:, None] * inv_freq
+  q_scale = np.broadcast_to(q_scale, T)
+  x = params['embed'][row] * np.sqrt(c.dim)
+  for n in range(c.layers):
+    w = {name: leaf[n] for name, leaf in params['layers'].items()}
+    h = norm(x, w['attention_norm'])
+    out = np.zeros((T, c.heads * c.head_dim))
+    for head in range(c.heads):
+      mine = slice(head * c.head_dim, (head + 1) * c.head_dim)
+      shared = head // (c.heads // c.kv_heads)
+      its = slice(shared * c.head_dim, (shared + 1) * c.head_dim)
+      q = rotate(h @ w['q'][:, mine], angle, factor) * q_scale[:, None]
+      k = rotate(h @ w['k'][:, its], angle, factor)
+      v = h @ w['v'][:, its]
+      for i in range(T):
+        seen = slice(max(0, i - window + 1), i + 1)
+        weights = np.exp(k[seen] @ q[i] / np.sqrt(c.head_dim))
+        out[i, mine] = weights @ v[seen] / weights.sum()
+    x = x + out @ w['out']
+    h = norm(x, w['mlp_norm'])
+    gate = h @ w['gate']
+    x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'])) @ w['down']
+  return norm(x, params['final_norm']) @ params['embed'].T
+
+
+def logits(
+  params: Any, ids: np.ndarray, scheme: Scheme, length: Any = None
+) -> np.ndarray:
+  positions = np.arange(ids.shape[1], dtype=np.int32)
+  arrays = scheme.arrays(length, positions)
+  return np.asarray(
+    jax.jit(forward, static_argnums=1)(params, CONFIG, ids, positions, arrays)
+  )
+
+
+FREQUENCIES = np.array([1.0, 1e-2])  # theta**(-2 i / H), H = 4
+
+
+def test_logits_equal_the_float64_decoder(params: Any) -> None:
+  ids = tokens(3, 17)
+  found = logits(params, ids, Scheme(RopeSpec('default', 4)))
+  assert found.shape == (3, 17, 13)
+  assert found.dtype == np.float32
+  expected = np.stack([decoder(params, row, FREQUENCIES) for row in ids])
+  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+  assert expected.std() > 0.5  # the tolerance means something
+
+
+def test_method_temperature_and_window_enter(params: Any) -> None:
+  ids = tokens(2, 19, seed=1)
+  scheme = Scheme(
+    RopeSpec('linear', 4, factor=4.0, attention_factor=1.2),
+    Temperature('logn', length=5),
+    window=7,
+  )
+  found = logits(params, ids, scheme, length=19)
+  q_scale = np.maximum(np.log(np.arange(19) + 1) / np.log(5), 1)
+  options = {'factor': 1.2, 'q_scale': q_scale, 'window': 7}
+  expected = [decoder(params, row, FREQUENCIES / 4, **options) for row in ids]
+  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+  # Each of them matters.
+  for name, neutral in (('factor', 1.0), ('q_scale', 1.0), ('window', 99)):
+    other = decoder(
+      params, ids[0], FREQUENCIES / 4, **{**options, name: neutral}
+    )
+    assert np.abs(other - expected[0]).max() > 100 * TOLERANCE
+
+
+def test_every_row_has_its_own_length(params: Any) -> None:
+  spec = RopeSpec('dynamic_yarn', 4, original_length=4)
+  lengths = np.array([4, 9, 17])
+  inv_freq, factor = spec.frequencies(lengths)
+  assert len(np.unique(factor)) == 3  # the attention factor differs too
+  ids = tokens(3, 17)
+  found = logits(params, ids, Scheme(spec), length=lengths)
+  expected = [
+    decoder(params, row, w, a) for row, w, a in zip(ids, inv_freq, factor)
+  ]
+  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_positions_and_temperature_per_row(params: Any) -> None:
+  ids = tokens(2, 11)
+  positions = np.stack([np.arange(11), np.arange(11) + 40]).astype(np.int32)
+  scheme = Scheme(RopeSpec('default', 4), Temperature('logn', length=5))
+  both = forward(params, CONFIG, ids, positions, scheme.arrays(None, positions))
+  for row in range(2):
+    arrays = scheme.arrays(None, positions[row])
+    alone = forward(
+      params, CONFIG, ids[row : row + 1], positions[row], arrays
+    )
+    np.testing.assert_allclose(both[row], alone[0], rtol=0, atol=TOLERANCE)
+
+
+def test_a_shift_of_all_positions_changes_nothing(params: Any) -> None:
+  ids = tokens(1, 11)
+  arrays = Scheme(RopeSpec('default', 4)).arrays(None, np.arange(11))
+  here, there = (
+    forward(params, CONFIG, ids, np.arange(11, dtype=np.int32) + n, arrays)
+    for n in (0, 100_003)
+  )
+  np.testing.assert_allclose(here, there, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('window', [None, 4])
+def test_no_logit_depends_on_a_later_token(
+  params: Any, window: int | None
+) -> None:
+  """By gradients: of the sum of logits at i with respect to embedding j."""
+  T = 150  # more than one tile of attention
+  arrays = Scheme(RopeSpec('default', 4), window=window).arrays(
+    None, np.arange(T)
+  )
+  positions = np.arange(T, dtype=np.int32)
+  # A vocabulary of T ids, each used once: its row is that token's input. The
+  # output embedding is tied, so weights of the sum are held constant in it.
+  config = dataclasses.replace(CONFIG, vocab=T)
+  embed = jax.random.normal(jax.random.key(2), (T, CONFIG.dim))
+
+  @jax.jit
+  def reach(i: jax.Array) -> jax.Array:
+    def at(embed: jax.Array) -> jax.Array:
+      out = forward(
+        {**params, 'embed': embed}, config, positions[None], positions, arrays
+      )
+      return out[0, i, 0]
+
+    return jnp.abs(jax.grad(at)(embed)).sum(axis=1)
+
+  for i in (0, 3, 127, 128, 140):
+    touched = np.flatnonzero(reach(jnp.int32(i)))
+    # Id 0 is the output's own row.
+    assert touched.max() == i
+    oldest = 0 if window is None else max(0, i - CONFIG.layers * (window - 1))
+    assert set(touched) == {0, *range(oldest, i + 1)}
+
+
+def test_a_later_token_changes_no_earlier_logit(params: Any) -> None:
+  ids = tokens(1, 23)
+  other = ids.copy()
+  other[0, 14] = (other[0, 14] + 1) % CONFIG.vocab
+  scheme = Scheme(RopeSpec('default', 4))
+  first, second = logits(params, ids, scheme), logits(params, other, scheme)
+  assert np.array_equal(first[0, :14], second[0, :14])
+  assert (np.abs(first - second)[0, 14:].max(axis=-1) > 1e-4).all()
+
+
+def test_one_executable_for_every_scheme(params: Any) -> None:
+  traced = []
+
+  @jax.jit
+  def run(params: Any, ids: jax.Array, arrays: SchemeArrays) -> jax.Array:
+    traced.append(ids.shape)
+    positions = jnp.arange(ids.shape[1])
+    return forward(params, CONFIG, ids, positions, arrays)
+
+  schemes = (
+    Scheme(RopeSpec('default', 4)),
+    Scheme(RopeSpec('default', 4), window=3),
+    Scheme(RopeSpec('yarn', 4, factor=8.0, original_length=32)),
+    Scheme(RopeSpec('dynamic', 4, factor=1.0, original_length=8)),
+    Scheme(RopeSpec('default', 4), Temperature('logn', length=5)),
+  )
+  outs = [
+    run(params, tokens(2, 16), scheme.arrays(16, np.arange(16)))
+    for scheme in schemes
+  ]
+  assert traced == [(2, 16)]
+  assert all(not np.array_equal(outs[0], out) for out in outs[1:])
+
+
+def test_default_has_0_8_million_parameters() -> None:
+  config = ModelConfig(vocab=retrieval.VOCAB)
+  params = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+  # embed + 4 * (4 * 128 * 128 + 3 * 128 * 344 + 2 norms) + norm
+  assert parameter_count(params) == 408 * 128 + 4 * 197_888 + 128 == 843_904
+
+
+def test_initial_logits_are_of_order_one() -> None:
+  config = ModelConfig(vocab=retrieval.VOCAB)
+  params = init_params(jax.random.key(0), config)
+  ids = np.arange(128, dtype=np.int32)[None]
+  arrays = Scheme(RopeSpec('default', 32)).arrays(None, ids[0])
+  out = np.array(forward(params, config, ids, ids[0], arrays))
+  # Without the token's own row, which its own embedding lights up.
+  out[0, ids[0], ids[0]] = np.nan
+  assert 0.8 < np.nanstd(out) < 1.2
+
+
+@pytest.mark.parametrize(
+  ('changes', 'says'),
+  [
+    ({'vocab': 0}, ['vocab is 0, must be at least 1']),
+    ({'head_dim': 5}, ['head_dim is 5, must be even']),
+    ({'kv_heads': 4}, ['kv_heads 4 must divide heads 6']),
+    ({'rope_theta': 0.5}, ['rope_theta is 0.5']),
+    ({'dim': -1, 'layers': 0}, ['dim is -1', 'layers is 0']),
+    ({'kv_heads': 0}, ['kv_heads is 0']),
+  ],
+)
+def test_every_wrong_field_is_named(
+  changes: dict[str, Any], says: list[str]
+) -> None:
+  CONFIG.validate()
+  with pytest.raises(ConfigError) as error:
+    dataclasses.replace(CONFIG, **changes).validate()
+  assert all(words in str(error.value) for words in says)
