@@ -5,11 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ntk_jax.typing import Array, Float32, Int32
+from ntk_jax.typing import Array, Float32, Int32, NDArray
 
 
 def cross_entropy(
-  logits: Float32[Array, '*B V'], targets: Int32[Array, '*B']
+  logits: Float32[Array, '*B V'], targets: Int32[Array | NDArray, '*B']
 ) -> Float32[Array, '*B']:
   """Negative log-likelihood in nats: `logsumexp(z) - z[target]`.
 

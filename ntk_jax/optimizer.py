@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import optax
 
 from ntk_jax.errors import ConfigError
-from ntk_jax.typing import Array
 
 OptimizerState = optax.OptState
 global_norm = optax.global_norm
@@ -74,7 +74,7 @@ def adamw() -> optax.GradientTransformation:
   )
 
 
-def _is_matrix(params: dict[str, Array]) -> dict[str, bool]:
+def _is_matrix(params: Any) -> Any:
   """True for projections and embeddings, False for the weights of norms."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: 'norm' not in jax.tree_util.keystr(path), params

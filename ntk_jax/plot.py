@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from ntk_jax.checkpoint import write_atomic
 from ntk_jax.typing import Float64, NDArray
@@ -121,9 +122,8 @@ def retrieval(result: Plain) -> Figure:
   """Heat maps of retrieval: by length, and by depth at the target."""
   parts = [result['compared']['rows'], result['tuned']['rows']]
   rows = [row for part in parts for row in part]
-  names = [
-    _name(row, tuned) for tuned, part in enumerate(parts) for row in part
-  ]
+  names = [_name(row, False) for row in parts[0]]
+  names += [_name(row, True) for row in parts[1]]
   lengths = result['lengths']
   target = lengths['all'].index(lengths['target'])
   figure = Figure(figsize=(10, 1.75 + 0.3 * len(rows)))
@@ -174,7 +174,7 @@ def frequencies(result: Plain) -> Figure:
   axes.set_xlabel('pair of a head, fast to slow')
   axes.set_ylabel('multiplier of the frequency')
   axes.set_yscale('log', base=2)
-  axes.yaxis.set_major_formatter(_as_fraction)
+  axes.yaxis.set_major_formatter(FuncFormatter(_as_fraction))
   axes.set_xlim(-0.5, len(rows[0]['multipliers']) - 0.5)
   _shade_slow_pairs(axes, result)
   _place(figure, left=0.75, right=_room(labels))
@@ -355,7 +355,7 @@ def _place(
 
 def _write_labels(axes: Axes, labels: list[_Label]) -> None:
   """Names at the right ends of lines, moved apart where they would touch."""
-  inches = axes.get_position().height * axes.figure.get_figheight()
+  inches = axes.bbox.height / axes.figure.dpi
   to_axes = axes.transData + axes.transAxes.inverted()
   ends = np.array([to_axes.transform((label.x, label.y)) for label in labels])
   for label, place in zip(labels, spread(ends[:, 1], gap=_LINE / inches)):
@@ -392,8 +392,8 @@ def _write_note(figure: Figure, rows: list[Plain], note: str = '') -> None:
 
 
 def spread(
-  places: Float64[NDArray, 'labels'], gap: float
-) -> Float64[NDArray, 'labels']:
+  places: Float64[NDArray, ' labels'], gap: float
+) -> Float64[NDArray, ' labels']:
   """The nearest places (least squares) that are a gap or more apart.
 
   Pools neighbours that would touch and centres each pool on its mean, as

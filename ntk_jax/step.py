@@ -73,7 +73,7 @@ def train_step(
     retrieval = jnp.sum(nll * batch.retrieval)
     return text + RETRIEVAL_WEIGHT * retrieval, (text, retrieval)
 
-  (_, losses), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  (_, (text, recall)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
   norm = global_norm(grads)
   updates, optimizer = _OPTIMIZER.update(grads, state.optimizer, state.params)
   params = jax.tree.map(
@@ -83,4 +83,4 @@ def train_step(
   state = jax.tree.map(
     functools.partial(jnp.where, finite), TrainState(params, optimizer), state
   )
-  return state, StepMetrics(*losses, norm, finite)
+  return state, StepMetrics(text, recall, norm, finite)

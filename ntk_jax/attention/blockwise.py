@@ -119,6 +119,10 @@ def _scores(
   return jnp.where(visible_tS, s_RGtS, _HIDDEN)
 
 
+# q, k, v, window, out, log-sum-exp
+Saved = tuple[Array, Array, Array, ArrayLike, Array, Array]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
   q: Array, k: Array, v: Array, window: ArrayLike, scale: float
@@ -128,7 +132,7 @@ def _attend(
 
 def _forward(
   q: Array, k: Array, v: Array, window: ArrayLike, scale: float
-) -> tuple[Array, tuple[ArrayLike, ...]]:
+) -> tuple[Array, Saved]:
   def some_heads(qkv: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     q_RGTH, k_RTH, v_RTH = qkv
     outs, lses = [], []
@@ -149,7 +153,7 @@ def _forward(
 
 
 def _backward(
-  scale: float, saved: tuple[ArrayLike, ...], d_out: Array
+  scale: float, saved: Saved, d_out: Array
 ) -> tuple[Array, Array, Array, None]:
   q, k, v, window, out, lse = saved
   delta = (out.astype(jnp.float32) * d_out).sum(axis=-1)

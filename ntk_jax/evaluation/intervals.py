@@ -64,7 +64,7 @@ class Bootstrap:
 
   def _means(
     self, values: Float64[NDArray, 'seeds rows']
-  ) -> Float64[NDArray, 'draws']:
+  ) -> Float64[NDArray, ' draws']:
     by_row = self._of_seed @ values
     return (by_row * self._of_row).sum(axis=1) / values.size
 

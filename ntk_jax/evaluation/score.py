@@ -74,7 +74,8 @@ class TestRows:
       )
       for i, row in enumerate(self.text[:, : length + 1])
     ]
-    return tuple(np.concatenate(column) for column in zip(*rows))
+    tokens, targets, asked = (np.concatenate(each) for each in zip(*rows))
+    return tokens, targets, asked
 
   def work(self, scheme: Scheme) -> int:
     """Tokens of forward passes that `evaluate` makes for a scheme."""

@@ -80,7 +80,7 @@ def outcome(
   facts = _base_facts(config, models, base, boot)
   return {
     'protocol': PROTOCOL,
-    'command': _command(config),
+    'command': command(config),
     'config': to_plain(config),
     'config_fingerprint': fingerprint(config),
     'corpus': corpus.describe(),
@@ -251,8 +251,8 @@ def _notes(config: ExtendConfig, base: dict[str, Any]) -> list[str]:
   return notes
 
 
-def _command(config: ExtendConfig) -> str:
-  """The command line that does this job again."""
+def command(config: ExtendConfig) -> str:
+  """The command line that does a job again."""
   quick = config.model == fast(config).model
   usual = fast(ExtendConfig()) if quick else ExtendConfig()
   words = ['python -m experiments.extend', *(['--fast'] if quick else [])]

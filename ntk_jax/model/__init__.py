@@ -2,9 +2,16 @@
 
 from ntk_jax.model.transformer import (
   ModelConfig,
+  Params,
   forward,
   init_params,
   parameter_count,
 )
 
-__all__ = ['ModelConfig', 'forward', 'init_params', 'parameter_count']
+__all__ = [
+  'ModelConfig',
+  'Params',
+  'forward',
+  'init_params',
+  'parameter_count',
+]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ntk_jax.attention.blockwise import blockwise_attention
 from ntk_jax.rope.rotate import apply_rope
-from ntk_jax.typing import Array, Float
+from ntk_jax.typing import Array, ArrayLike, Float, NDArray
 
 
 def rms_norm(
@@ -49,8 +49,8 @@ def self_attention(
   x: Float[Array, 'tokens D'],
   params: dict[str, Array],
   cos_sin: tuple[Array, Array],
-  q_scale: Array,
-  window: Array,
+  q_scale: Array | NDArray,
+  window: ArrayLike,
   heads: tuple[int, int],
 ) -> Float[Array, 'tokens D']:
   """Causal self-attention with rotary positions and a temperature.

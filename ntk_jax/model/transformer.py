@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,7 @@ from ntk_jax.errors import ConfigError
 from ntk_jax.model.layers import rms_norm, self_attention, swiglu
 from ntk_jax.rope.phase import cos_sin
 from ntk_jax.scheme import SchemeArrays
-from ntk_jax.typing import Array, Float32, Int32
-
-Params = dict[str, Array | dict[str, Array]]
+from ntk_jax.typing import Array, Float32, Int32, NDArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +54,20 @@ class ModelConfig:
       raise ConfigError('model: ' + '; '.join(wrong))
 
 
+class Params(NamedTuple):
+  """A tree of arrays.
+
+  Attributes:
+    embed: input and output embedding [V, D].
+    layers: matrices and norms by name, stacked over layers [L, ...].
+    final_norm: [D].
+  """
+
+  embed: Float32[Array, 'V D']
+  layers: dict[str, Array]
+  final_norm: Float32[Array, ' D']
+
+
 def init_params(key: Array, config: ModelConfig) -> Params:
   """Gaussian parameters of standard deviation 1/sqrt(fan-in).
 
@@ -82,7 +95,7 @@ def init_params(key: Array, config: ModelConfig) -> Params:
   for name in ('attention_norm', 'mlp_norm'):
     layers[name] = jnp.ones((c.layers, c.dim))
   embed = jax.random.normal(keys['embed'], (c.vocab, c.dim)) * c.dim**-0.5
-  return {'embed': embed, 'layers': layers, 'final_norm': jnp.ones(c.dim)}
+  return Params(embed, layers, jnp.ones(c.dim))
 
 
 def parameter_count(params: Params) -> int:
@@ -93,8 +106,8 @@ def parameter_count(params: Params) -> int:
 def forward(
   params: Params,
   config: ModelConfig,
-  tokens: Int32[Array, 'B T'],
-  positions: Int32[Array, '*B T'],
+  tokens: Int32[Array | NDArray, 'B T'],
+  positions: Int32[Array | NDArray, '*B T'],
   scheme: SchemeArrays,
 ) -> Float32[Array, 'B T V']:
   """Logits of the next token at every position.
@@ -114,8 +127,7 @@ def forward(
   if phases.ndim == 3:  # one set of frequencies per row, for all its tokens
     phases, factor = phases[:, None], factor[:, None]
   rotation = cos_sin(positions, phases, attention_factor=factor)
-  embed = params['embed']
-  x = embed[tokens.reshape(-1)] * config.dim**0.5
+  x = params.embed[tokens.reshape(-1)] * config.dim**0.5
 
   def block(x: Array, layer: dict[str, Array]) -> tuple[Array, None]:
     x = x + self_attention(
@@ -129,7 +141,7 @@ def forward(
     h = rms_norm(x, layer['mlp_norm'])
     return x + swiglu(h, layer['gate'], layer['up'], layer['down']), None
 
-  x, _ = jax.lax.scan(block, x, params['layers'])
-  x = rms_norm(x, params['final_norm'])
-  logits = jnp.dot(x, embed.T, preferred_element_type=jnp.float32)
+  x, _ = jax.lax.scan(block, x, params.layers)
+  x = rms_norm(x, params.final_norm)
+  logits = jnp.dot(x, params.embed.T, preferred_element_type=jnp.float32)
   return logits.reshape(B, T, -1)

@@ -15,8 +15,8 @@ def sure_in_short(result: Plain) -> str:
   if len(seeds) == 1:
     return (
       '**How sure is that?** The 95% intervals in brackets cover the choice '
-      f'of {read} per length. One model was trained, so they say nothing of '
-      'training again.'
+      f'of {read} per length. One model was trained, so they do not say what '
+      'training again would change.'
     )
   return (
     '**How sure is that?** The 95% intervals in brackets cover training again '
@@ -89,7 +89,8 @@ def how_sure(result: Plain) -> list[str]:
   if len(seeds) == 1:
     lines.append(
       f'One model was trained (seed {seeds[0]}): the intervals resample test '
-      'rows and say nothing of training again. `--seeds=3` does.'
+      'rows and do not say what training again would change. `--seeds=3` '
+      'trains three.'
     )
   else:
     by_seed = listed(percent(found) for found in base['retrieval_by_seed'])

@@ -10,7 +10,7 @@ from ntk_jax.report.evidence import (
   what_was_done,
 )
 from ntk_jax.report.part import Part
-from ntk_jax.report.phrases import Plain
+from ntk_jax.report.phrases import Plain, percent
 from ntk_jax.report.tables import by_length, ranking, schemes
 from ntk_jax.report.tuning import tuning
 
@@ -36,7 +36,7 @@ def markdown(result: Plain) -> str:
     _bullets(what_was_done(result)),
     f'## The ranking at {target} tokens, without training',
     ranking(compared),
-    _LEGEND,
+    _legend(result),
     _plot('loss_by_length', 'Loss by length, with 95% intervals'),
     *_if_any('Excluded, because retrieval is lost:', excluded(compared)),
     f'## After {steps} steps of fine-tuning',
@@ -71,11 +71,14 @@ def markdown(result: Plain) -> str:
   return '\n\n'.join(sections) + '\n'
 
 
-_LEGEND = (
-  'Losses are bits per byte, lower is better. "Behind the first" is the paired '
-  'difference to the first row. "Retrieval kept" is relative to the unextended '
-  'model at its own length. Methods of one rank cannot be told apart.'
-)
+def _legend(result: Plain) -> str:
+  return (
+    'Losses are bits per byte, lower is better; brackets are 95% intervals. '
+    '"Behind the first" is the paired difference to the first of the ranking. '
+    '"Retrieval kept" is relative to the unextended model at its own length; '
+    f'a method passes if it keeps {percent(result["rules"]["keeps"])}. Methods '
+    'of one rank cannot be told apart.'
+  )
 
 
 def _plot(name: str, title: str) -> str:

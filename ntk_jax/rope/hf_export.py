@@ -140,8 +140,13 @@ def _extended(kind: str) -> Callable[[RopeSpec], _Fields]:
       ORIGINAL: spec.original_length,
       'attention_factor': None if kind == 'llama3' else spec.attention_factor,
     }
+    if spec.factor is None:  # longrope, with an explicit attention_factor
+      raise ConfigError(
+        f'{kind} is written with its extended length, which needs factor; give '
+        'target length / original length to the spec'
+      )
     params = {k: v for k, v in named.items() if v is not None}
-    beside = {_MAX: spec.target_length} if spec.factor is not None else {}
+    beside = {_MAX: spec.target_length}
     if kind == 'longrope':
       beside[ORIGINAL] = spec.original_length
     return {'rope_type': kind, **params, **options}, beside

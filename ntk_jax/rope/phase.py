@@ -113,7 +113,7 @@ def cos_sin(
   words = w.dtype == jnp.uint32
   _check_broadcast(p, w[..., 0] if words else w, factor)
   if words:
-    cos, sin = fixed_point.rotation(fixed_point.phase(p, w[..., 0], w[..., 1]))
+    cos, sin = _from_words(p, w)
   elif precision == 'exact':
     cos, sin = _learned(p, w)
   else:
@@ -198,7 +198,15 @@ def _check_broadcast(p: Array, w: Array, factor: Array) -> None:
     ) from None
 
 
+@jax.jit
+def _from_words(p: Array, words: Array) -> tuple[Array, Array]:
+  """Cosine and sine of p * w, as one program also when called eagerly."""
+  units = fixed_point.phase(p, words[..., 0], words[..., 1])
+  return fixed_point.rotation(units)
+
+
 @jax.custom_jvp
+@jax.jit
 def _learned(p: Array, w: Array) -> tuple[Array, Array]:
   """Cosine and sine of p * w for float32 w; NaN where w is not finite."""
   radians = jnp.where(jnp.isfinite(w), fixed_point.RADIANS, jnp.nan)
@@ -208,7 +216,7 @@ def _learned(p: Array, w: Array) -> tuple[Array, Array]:
 
 @_learned.defjvp
 def _learned_jvp(
-  primals: tuple[Array, Array], tangents: tuple[Array, Array]
+  primals: tuple[Array, Array], tangents: tuple[object, Array]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
   """d cos = -p sin dw and d sin = p cos dw; positions have no tangent."""
   (p, w), (_, dw) = primals, tangents

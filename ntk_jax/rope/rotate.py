@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -126,6 +129,7 @@ def rerotate(
   return apply_rope(k, cos, sin, layout=rotated, span=span)
 
 
+@functools.partial(jax.jit, static_argnames='interleaved')
 def _rotate(
   x: Array, cos: Array, sin: Array, interleaved: tuple[bool, bool]
 ) -> Array:

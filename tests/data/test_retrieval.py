@@ -86,9 +86,7 @@ def test_random_questions(seed: int, length: int) -> None:
 @given(seed=st.integers(0, 999), length=st.integers(16, 300))
 def test_questions_by_depth(seed: int, length: int) -> None:
   rows = text_rows(seed, 3, length)
-  tokens, targets, asked = questions_by_depth(
-    np.random.default_rng(seed), rows
-  )
+  tokens, targets, asked = questions_by_depth(np.random.default_rng(seed), rows)
   assert asked.shape == (3, 8)
   tail = max(8, length // 8)
   for b in range(3):

@@ -12,7 +12,13 @@ import pytest
 
 from ntk_jax.data import retrieval
 from ntk_jax.errors import ConfigError
-from ntk_jax.model import ModelConfig, forward, init_params, parameter_count
+from ntk_jax.model import (
+  ModelConfig,
+  Params,
+  forward,
+  init_params,
+  parameter_count,
+)
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.temperature import Temperature
@@ -25,16 +31,16 @@ TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope='module')
-def params() -> Any:
+def params() -> Params:
   """Parameters with norms that are not all one."""
   params = init_params(jax.random.key(0), CONFIG)
   keys = iter(jax.random.split(jax.random.key(1), 3))
-  layers = dict(params['layers'])
+  layers = dict(params.layers)
   for name in ('attention_norm', 'mlp_norm'):
     layers[name] += 0.3 * jax.random.normal(next(keys), layers[name].shape)
-  final = params['final_norm']
+  final = params.final_norm
   final += 0.3 * jax.random.normal(next(keys), final.shape)
-  return {**params, 'layers': layers, 'final_norm': final}
+  return params._replace(layers=layers, final_norm=final)
 
 
 def tokens(rows: int, length: int, seed: int = 0) -> np.ndarray:
@@ -54,7 +60,7 @@ def rotate(x: np.ndarray, angle: np.ndarray, factor: float) -> np.ndarray:
 
 
 def decoder(
-  params: Any,
+  params: Params,
   row: np.ndarray,
   inv_freq: np.ndarray,
   factor: float = 1.0,
@@ -63,13 +69,15 @@ def decoder(
 ) -> np.ndarray:
   """Logits of one row in float64, position by position."""
   c = CONFIG
-  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  embed, layers, final_norm = jax.tree.map(
+    lambda leaf: np.asarray(leaf, np.float64), tuple(params)
+  )
   T = len(row)
   angle = np.arange(T)[:, None] * inv_freq
   q_scale = np.broadcast_to(q_scale, T)
-  x = params['embed'][row] * np.sqrt(c.dim)
+  x = embed[row] * np.sqrt(c.dim)
   for n in range(c.layers):
-    w = {name: leaf[n] for name, leaf in params['layers'].items()}
+    w = {name: leaf[n] for name, leaf in layers.items()}
     h = norm(x, w['attention_norm'])
     out = np.zeros((T, c.heads * c.head_dim))
     for head in range(c.heads):
@@ -87,11 +95,11 @@ def decoder(
     h = norm(x, w['mlp_norm'])
     gate = h @ w['gate']
     x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'])) @ w['down']
-  return norm(x, params['final_norm']) @ params['embed'].T
+  return norm(x, final_norm) @ embed.T
 
 
 def logits(
-  params: Any, ids: np.ndarray, scheme: Scheme, length: Any = None
+  params: Params, ids: np.ndarray, scheme: Scheme, length: Any = None
 ) -> np.ndarray:
   positions = np.arange(ids.shape[1], dtype=np.int32)
   arrays = scheme.arrays(length, positions)
@@ -103,7 +111,7 @@ def logits(
 FREQUENCIES = np.array([1.0, 1e-2])  # theta**(-2 i / H), H = 4
 
 
-def test_logits_equal_the_float64_decoder(params: Any) -> None:
+def test_logits_equal_the_float64_decoder(params: Params) -> None:
   ids = tokens(3, 17)
   found = logits(params, ids, Scheme(RopeSpec('default', 4)))
   assert found.shape == (3, 17, 13)
@@ -113,7 +121,7 @@ def test_logits_equal_the_float64_decoder(params: Any) -> None:
   assert expected.std() > 0.5  # the tolerance means something
 
 
-def test_method_temperature_and_window_enter(params: Any) -> None:
+def test_method_temperature_and_window_enter(params: Params) -> None:
   ids = tokens(2, 19, seed=1)
   scheme = Scheme(
     RopeSpec('linear', 4, factor=4.0, attention_factor=1.2),
@@ -122,18 +130,17 @@ def test_method_temperature_and_window_enter(params: Any) -> None:
   )
   found = logits(params, ids, scheme, length=19)
   q_scale = np.maximum(np.log(np.arange(19) + 1) / np.log(5), 1)
-  options = {'factor': 1.2, 'q_scale': q_scale, 'window': 7}
+  options: dict[str, Any] = {'factor': 1.2, 'q_scale': q_scale, 'window': 7}
   expected = [decoder(params, row, FREQUENCIES / 4, **options) for row in ids]
   np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
   # Each of them matters.
   for name, neutral in (('factor', 1.0), ('q_scale', 1.0), ('window', 99)):
-    other = decoder(
-      params, ids[0], FREQUENCIES / 4, **{**options, name: neutral}
-    )
+    changed: dict[str, Any] = {**options, name: neutral}
+    other = decoder(params, ids[0], FREQUENCIES / 4, **changed)
     assert np.abs(other - expected[0]).max() > 100 * TOLERANCE
 
 
-def test_every_row_has_its_own_length(params: Any) -> None:
+def test_every_row_has_its_own_length(params: Params) -> None:
   spec = RopeSpec('dynamic_yarn', 4, original_length=4)
   lengths = np.array([4, 9, 17])
   inv_freq, factor = spec.frequencies(lengths)
@@ -146,20 +153,18 @@ def test_every_row_has_its_own_length(params: Any) -> None:
   np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_positions_and_temperature_per_row(params: Any) -> None:
+def test_positions_and_temperature_per_row(params: Params) -> None:
   ids = tokens(2, 11)
   positions = np.stack([np.arange(11), np.arange(11) + 40]).astype(np.int32)
   scheme = Scheme(RopeSpec('default', 4), Temperature('logn', length=5))
   both = forward(params, CONFIG, ids, positions, scheme.arrays(None, positions))
   for row in range(2):
     arrays = scheme.arrays(None, positions[row])
-    alone = forward(
-      params, CONFIG, ids[row : row + 1], positions[row], arrays
-    )
+    alone = forward(params, CONFIG, ids[row : row + 1], positions[row], arrays)
     np.testing.assert_allclose(both[row], alone[0], rtol=0, atol=TOLERANCE)
 
 
-def test_a_shift_of_all_positions_changes_nothing(params: Any) -> None:
+def test_a_shift_of_all_positions_changes_nothing(params: Params) -> None:
   ids = tokens(1, 11)
   arrays = Scheme(RopeSpec('default', 4)).arrays(None, np.arange(11))
   here, there = (
@@ -171,7 +176,7 @@ def test_a_shift_of_all_positions_changes_nothing(params: Any) -> None:
 
 @pytest.mark.parametrize('window', [None, 4])
 def test_no_logit_depends_on_a_later_token(
-  params: Any, window: int | None
+  params: Params, window: int | None
 ) -> None:
   """By gradients: of the sum of logits at i with respect to embedding j."""
   T = 150  # more than one tile of attention
@@ -188,7 +193,7 @@ def test_no_logit_depends_on_a_later_token(
   def reach(i: jax.Array) -> jax.Array:
     def at(embed: jax.Array) -> jax.Array:
       out = forward(
-        {**params, 'embed': embed}, config, positions[None], positions, arrays
+        params._replace(embed=embed), config, positions[None], positions, arrays
       )
       return out[0, i, 0]
 
@@ -202,7 +207,7 @@ def test_no_logit_depends_on_a_later_token(
     assert set(touched) == {0, *range(oldest, i + 1)}
 
 
-def test_a_later_token_changes_no_earlier_logit(params: Any) -> None:
+def test_a_later_token_changes_no_earlier_logit(params: Params) -> None:
   ids = tokens(1, 23)
   other = ids.copy()
   other[0, 14] = (other[0, 14] + 1) % CONFIG.vocab
@@ -212,11 +217,11 @@ def test_a_later_token_changes_no_earlier_logit(params: Any) -> None:
   assert (np.abs(first - second)[0, 14:].max(axis=-1) > 1e-4).all()
 
 
-def test_one_executable_for_every_scheme(params: Any) -> None:
+def test_one_executable_for_every_scheme(params: Params) -> None:
   traced = []
 
   @jax.jit
-  def run(params: Any, ids: jax.Array, arrays: SchemeArrays) -> jax.Array:
+  def run(params: Params, ids: jax.Array, arrays: SchemeArrays) -> jax.Array:
     traced.append(ids.shape)
     positions = jnp.arange(ids.shape[1])
     return forward(params, CONFIG, ids, positions, arrays)
