@@ -35,6 +35,8 @@ def run(main: Callable[[], None]) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
+  except SystemExit:  # absl has shown a help page, and ends with code 1
+    sys.exit(0)
   except flags.Error as error:
     _refuse(f'{error}\nPass --help to see what there is.')
     sys.exit(USAGE_ERROR)

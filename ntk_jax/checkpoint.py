@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,16 @@ def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> None:
   write_atomic(path, save(arrays, metadata=metadata))
 
 
+def read_note(path: Path) -> dict[str, Any]:
+  """The note saved with a tree, without reading its arrays.
+
+  Raises:
+    WorkdirError: if the file is damaged or holds no note.
+  """
+  with _opened(path) as file:
+    return json.loads((file.metadata() or {})['about'])
+
+
 def load_tree(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
   """Reads a tree of the structure, shapes and dtypes of `like`.
 
@@ -85,21 +96,28 @@ def load_tree(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """The note and the arrays of a file, their digest checked."""
-  try:
-    with safe_open(path, framework='numpy') as file:
-      metadata = file.metadata() or {}
-      arrays = {name: file.get_tensor(name) for name in file.keys()}
-  except (SafetensorError, OSError) as error:
-    raise WorkdirError(
-      f'{path} is not a whole checkpoint ({error}); delete it and run again '
-      'to redo this stage'
-    ) from error
+  with _opened(path) as file:
+    metadata, names = file.metadata() or {}, file.keys()
+    arrays = {name: file.get_tensor(name) for name in names}
   if metadata.get('digest') != _digest(metadata.get('about', ''), arrays):
     raise WorkdirError(
       f'{path} is damaged: its digest does not match; delete it and run again '
       'to redo this stage'
     )
   return json.loads(metadata['about']), arrays
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+  """A safetensors file; what is wrong with it becomes a WorkdirError."""
+  try:
+    with safe_open(path, framework='numpy') as file:
+      yield file
+  except (SafetensorError, OSError, KeyError, ValueError) as error:
+    raise WorkdirError(
+      f'{path} is not a whole checkpoint ({error}); delete it and run again '
+      'to redo this stage'
+    ) from error
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def fingerprint(*values: Any) -> str:
   """Twelve hex digits that name a configuration: equal values, equal name.
 
   >>> fingerprint({'steps': 240}, 'seed 0')
-  '2c8b2ba3a8b5'
+  '1f5b33b4ce80'
   """
   text = json.dumps(to_plain(values), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]

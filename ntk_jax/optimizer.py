@@ -16,7 +16,7 @@ import optax
 from ntk_jax.errors import ConfigError
 
 OptimizerState = optax.OptState
-global_norm = optax.global_norm
+global_norm = optax.tree.norm
 
 _CLIP_NORM = 1.0
 _B2 = 0.98
@@ -34,7 +34,7 @@ class Schedule:
 
   >>> schedule = Schedule(peak=1e-2, steps=100, warmup=10)
   >>> [round(schedule(step), 5) for step in (0, 9, 55, 99)]
-  [0.001, 0.01, 0.0055, 0.001]
+  [0.001, 0.01, 0.00542, 0.001]
   """
 
   peak: float

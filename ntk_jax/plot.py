@@ -145,7 +145,7 @@ def retrieval(result: Plain) -> Figure:
     tick.set_color(_GREY if row['status'] == 'excluded' else 'black')
   for axes in (left, right):
     axes.axhline(len(parts[0]) - 0.5, color='black', linewidth=1.2)
-  _place(figure, left=0.11 * max(map(len, names)), right=0.1, wspace=0.05)
+  _place(figure, left=0.11 * max(map(len, names)), right=0.2, panels=2)
   _write_note(figure, rows)
   return figure
 
@@ -158,7 +158,7 @@ def frequencies(result: Plain) -> Figure:
   looks, alike = _looks(result), {}
   for row in rows:
     alike.setdefault(tuple(row['multipliers']), []).append(row)
-  lowest = lengths['train'] / lengths['target'] / 2
+  lowest = lengths['train'] / lengths['target'] / 16
   labels = []
   for multipliers, group in alike.items():
     look = looks[group[0]['name']]
@@ -208,8 +208,7 @@ def _two_panels(
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
     _mark_lengths(axes, result['lengths'])
-  room = _room(labels[0] + labels[1])
-  _place(figure, left=0.75, right=room, wspace=2 * room / 9)
+  _place(figure, left=0.75, right=_room(labels[0] + labels[1]), panels=2)
   for axes, of_axes in zip(panels, labels):
     _write_labels(axes, of_axes)
   _write_note(figure, parts[0] + parts[1], note)
@@ -224,8 +223,8 @@ def _draw_by_length(
     [cell[key] for cell in row['loss']] for key in ('mean', 'low', 'high')
   )
   axes.plot(lengths, mean, marker='o', markersize=4, **_stroke(look))
-  alpha = 0.05 if look.excluded else 0.13
-  axes.fill_between(lengths, low, high, color=look.colour, alpha=alpha, lw=0)
+  if look.dashes == _SOLID:  # more bands than colours would be a fog
+    axes.fill_between(lengths, low, high, color=look.colour, alpha=0.13, lw=0)
   return lengths[-1], mean[-1]
 
 
@@ -339,17 +338,19 @@ def _room(labels: list[_Label]) -> float:
   return 0.4 + 0.08 * max(len(label.text) for label in labels)
 
 
-def _place(
-  figure: Figure, left: float, right: float, wspace: float = 0.2
-) -> None:
-  """Leaves room (inches) for labels, titles and the lines at the foot."""
+def _place(figure: Figure, left: float, right: float, panels: int = 1) -> None:
+  """Leaves room (inches) for labels, titles and the lines at the foot.
+
+  With several panels, each has the room for labels at its right.
+  """
   width, height = figure.get_size_inches()
+  panel = (width - left - panels * right) / panels
   figure.subplots_adjust(
     left / width,
     1.0 / height,
     1 - right / width,
     1 - 0.55 / height,
-    wspace=wspace,
+    wspace=right / panel,
   )
 
 
@@ -394,13 +395,13 @@ def _write_note(figure: Figure, rows: list[Plain], note: str = '') -> None:
 def spread(
   places: Float64[NDArray, ' labels'], gap: float
 ) -> Float64[NDArray, ' labels']:
-  """The nearest places (least squares) that are a gap or more apart.
+  """The nearest places (least squares) in [0, 1] that are a gap apart.
 
   Pools neighbours that would touch and centres each pool on its mean, as
-  isotonic regression does.
+  isotonic regression does. There must be room for all of them.
 
-  >>> spread(np.array([0.0, 1.0, 1.0]), gap=0.5).tolist()
-  [0.0, 0.75, 1.25]
+  >>> spread(np.array([0.0, 0.5, 0.5]), gap=0.2).round(3).tolist()
+  [0.0, 0.4, 0.6]
   """
   order = np.argsort(places, kind='stable')
   shift = gap * np.arange(len(places))
@@ -410,9 +411,9 @@ def spread(
     while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
       last = pools.pop()
       pools[-1] += last
-  levels = [np.mean(pool) for pool in pools for _ in pool]
+  levels = np.array([np.mean(pool) for pool in pools for _ in pool])
   apart = np.empty(len(places))
-  apart[order] = np.array(levels) + shift
+  apart[order] = levels.clip(0.0, 1.0 - shift[-1]) + shift
   return apart
 
 

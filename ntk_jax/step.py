@@ -73,7 +73,9 @@ def train_step(
     retrieval = jnp.sum(nll * batch.retrieval)
     return text + RETRIEVAL_WEIGHT * retrieval, (text, retrieval)
 
-  (_, (text, recall)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  (_, (text, recall)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    state.params
+  )
   norm = global_norm(grads)
   updates, optimizer = _OPTIMIZER.update(grads, state.optimizer, state.params)
   params = jax.tree.map(

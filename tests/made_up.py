@@ -113,6 +113,12 @@ def made_result(
   )
 
 
+def every_method() -> list[str]:
+  """Names of all methods that the default setting defines."""
+  candidates, _ = select(('all',), ExtendConfig().setting)
+  return [candidate.name for candidate in candidates]
+
+
 NONE = Made(3.30, 0.0, 0.29)
 TUNED = {
   'yarn': Made(2.32, 0.18, 0.96),

@@ -29,9 +29,9 @@ def test_huge_logits_are_finite() -> None:
 def test_no_target_no_loss_no_gradient() -> None:
   logits = jax.random.normal(jax.random.key(0), (2, 5))
   targets = jnp.array([-1, 3])
-  loss, grad = jax.value_and_grad(
-    lambda z: cross_entropy(z, targets).sum()
-  )(logits)
+  loss, grad = jax.value_and_grad(lambda z: cross_entropy(z, targets).sum())(
+    logits
+  )
   assert cross_entropy(logits, targets)[0] == 0
   assert (grad[0] == 0).all()
   np.testing.assert_allclose(loss, cross_entropy(logits, targets)[1])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,50 +13,36 @@ from ntk_jax.errors import ConfigError
 from ntk_jax.optimizer import Schedule, adamw, global_norm
 
 
+def as_float32(tree: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+  return {name: jnp.asarray(x, jnp.float32) for name, x in tree.items()}
+
+
 def test_updates_equal_the_equations() -> None:
   rng = np.random.default_rng(0)
-  params = {
-    'embed': rng.normal(size=(3, 5)),
-    'layers': {'q': rng.normal(size=(2, 5, 4)), 'mlp_norm': np.ones((2, 5))},
-  }
-  as32 = {
-    'embed': jnp.float32(params['embed']),
-    'layers': {k: jnp.float32(v) for k, v in params['layers'].items()},
-  }
+  shapes = {'embed': (3, 5), 'q': (2, 5, 4), 'mlp_norm': (2, 5)}
+  decays = {'embed': 0.1, 'q': 0.1, 'mlp_norm': 0.0}
+  params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+  first = {name: np.zeros(shape) for name, shape in shapes.items()}
+  second = {name: np.zeros(shape) for name, shape in shapes.items()}
   optimizer = adamw()
-  state = optimizer.init(as32)
-  leaves = {('embed',): 0.1, ('layers', 'q'): 0.1, ('layers', 'mlp_norm'): 0.0}
-  m = dict.fromkeys(leaves, 0.0)
-  v = dict.fromkeys(leaves, 0.0)
+  state = optimizer.init(as_float32(params))
   # Small gradients are not clipped, large ones are.
   for t, size in enumerate((0.01, 3.0, 0.1), start=1):
-    grads = {
-      'embed': size * rng.normal(size=(3, 5)),
-      'layers': {
-        'q': size * rng.normal(size=(2, 5, 4)),
-        'mlp_norm': size * rng.normal(size=(2, 5)),
-      },
-    }
-    norm = np.sqrt(
-      (grads['embed'] ** 2).sum()
-      + sum((g**2).sum() for g in grads['layers'].values())
+    grads = {n: size * rng.normal(size=shape) for n, shape in shapes.items()}
+    norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    np.testing.assert_allclose(global_norm(as_float32(grads)), norm, rtol=1e-6)
+    updates: Any
+    updates, state = optimizer.update(
+      as_float32(grads), state, as_float32(params)
     )
-    grads32 = {
-      'embed': jnp.float32(grads['embed']),
-      'layers': {k: jnp.float32(g) for k, g in grads['layers'].items()},
-    }
-    np.testing.assert_allclose(global_norm(grads32), norm, rtol=1e-6)
-    updates, state = optimizer.update(grads32, state, as32)
-    for path, decay in leaves.items():
-      g, p, u = grads, params, updates
-      for name in path:
-        g, p, u = g[name], p[name], u[name]
-      g = g * min(1.0, 1.0 / norm)
-      m[path] = 0.9 * m[path] + 0.1 * g
-      v[path] = 0.98 * v[path] + 0.02 * g**2
-      first, second = m[path] / (1 - 0.9**t), v[path] / (1 - 0.98**t)
-      expected = -first / (np.sqrt(second) + 1e-8) - decay * p
-      np.testing.assert_allclose(u, expected, rtol=2e-5, atol=2e-6)
+    for name, decay in decays.items():
+      g = grads[name] * min(1.0, 1.0 / norm)
+      first[name] = 0.9 * first[name] + 0.1 * g
+      second[name] = 0.98 * second[name] + 0.02 * g**2
+      m, v = first[name] / (1 - 0.9**t), second[name] / (1 - 0.98**t)
+      expected = -m / (np.sqrt(v) + 1e-8) - decay * params[name]
+      found = np.asarray(updates[name])
+      np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_schedule_warms_up_and_ends_at_a_tenth() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ntk_jax.rope import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / 'README.md'
 
@@ -74,6 +76,11 @@ def test_main_command_runs(tmp_path: Path) -> None:
   )
   assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
   assert (tmp_path / 'run' / 'report.md').read_text().strip()
+
+
+def test_the_table_of_methods_is_the_one_in_use() -> None:
+  rows = re.findall(r'^\| `(\w+)` \| `(.*)` \| (.*) \|$', _text(), re.MULTILINE)
+  assert rows == [(k, m.formula, m.source) for k, m in METHODS.items()]
 
 
 def test_links_exist() -> None:

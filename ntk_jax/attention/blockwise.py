@@ -78,9 +78,7 @@ def blockwise_attention(
   G = N // K
   rows = _heads_at_once(B * K, G, T)
   q_MRGTH = (
-    q.reshape(B, T, K, G, H)
-    .transpose(0, 2, 3, 1, 4)
-    .reshape(-1, rows, G, T, H)
+    q.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(-1, rows, G, T, H)
   )
   k_MRTH = k.transpose(0, 2, 1, 3).reshape(-1, rows, T, H)
   v_MRTH = v.transpose(0, 2, 1, 3).reshape(-1, rows, T, H)

@@ -113,7 +113,7 @@ class ExtendConfig:
     for name in ('seeds', 'rows', 'tokens_per_step'):
       if getattr(self, name) < 1:
         wrong.append(f'{name} is {getattr(self, name)}, must be at least 1')
-    if self.rows % rows_per_part(self.rows):
+    if self.rows > 0 and self.rows % rows_per_part(self.rows):
       wrong.append(
         f'rows is {self.rows}: above 32, rows come in parts of 32; use a '
         'multiple of 32'

@@ -86,8 +86,8 @@ class Workdir:
       write_atomic(file, json.dumps(self._base, indent=1).encode())
       return
     try:
-      stored = _flat(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
+      stored = _flat(dict(json.loads(file.read_text())))
+    except (OSError, TypeError, ValueError) as error:
       raise WorkdirError(
         f'{file} is damaged ({error}); choose another with --workdir'
       ) from error

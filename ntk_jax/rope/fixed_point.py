@@ -40,8 +40,8 @@ def _inverse_two_pi(bits: int) -> int:
 
 
 _INVERSE_TWO_PI = _inverse_two_pi(_BITS)
-# The same in words, for float32: 160 zero bits, since its smallest exponent
-# is -149, then 256 bits after the binary point.
+# The same in words, for float32: 160 zero bits, since its least exponent e is
+# -150, then 256 bits after the binary point.
 _WORDS = np.array(
   [0] * 5
   + [_INVERSE_TWO_PI >> (_BITS - 32 * k) & 0xFFFFFFFF for k in range(1, 9)],
@@ -71,8 +71,9 @@ def turns_of_float32(
 
   w = m * 2**e with a 24-bit m. The bits of 1 / (2 pi) of weight 2**-e and
   more make whole turns; m times the next 128 bits is the rest, of which 64
-  are kept. A negative w gives the negative turns; a w that is not finite is
-  the caller's to mask.
+  are kept. (Zero and subnormal w are read as 2**-127 or so: they round to 0.)
+  A negative w gives the negative turns; one that is not finite is the
+  caller's to mask.
 
   Source: Payne and Hanek 1983, Radian reduction for trigonometric functions.
 
@@ -81,9 +82,8 @@ def turns_of_float32(
   0x28be60db 0x9391054a
   """
   bits = jax.lax.bitcast_convert_type(w, jnp.uint32)
-  exponent, fraction = (bits >> 23) & 0xFF, bits & 0x7FFFFF
-  m = jnp.where(exponent == 0, fraction, fraction | 0x800000)
-  start = jnp.maximum(exponent, 1) + 10  # e + 160, the field being e + 150
+  m = (bits & 0x7FFFFF) | 0x800000
+  start = ((bits >> 23) & 0xFF) + 10  # e + 160, the exponent field is e + 150
   index, shift = (start >> 5).astype(jnp.int32), start & 31
   table = jnp.asarray(_WORDS)
   words = [table[index + k] for k in range(5)]

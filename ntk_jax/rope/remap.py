@@ -115,7 +115,7 @@ def dual_chunk(
     j: key indices.
     chunk: the chunk size, at most the trained length (3/4 of it by default
       in the authors' code).
-    local: distances up to here are exact across a border; c is the rest.
+    local: distances up to here, and to c, are exact.
 
   Raises:
     ConfigError: local below 1 or not below chunk.

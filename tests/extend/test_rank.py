@@ -55,7 +55,8 @@ def places(standings: dict[str, Standing]) -> dict[str, str | None]:
     (0.85, True, 'excluded'),
     (0.95, True, 'pass'),
     (0.80, False, 'excluded'),
-    (0.90, False, 'undecided'),
+    (0.89, False, 'undecided'),  # the mean is below
+    (0.92, False, 'undecided'),  # and above
     (0.97, False, 'pass'),
   ],
 )
@@ -168,7 +169,7 @@ def test_no_method_stands_behind_one_that_it_ties_with() -> None:
   rng = np.random.default_rng(0)
   sizes = zip(rng.uniform(2, 2.3, 12), rng.random(12))
   methods = {
-    f'm{i}': made(float(loss), noise=float(noise))
+    f'm{i}': made(float(loss), noise=0.3 * float(noise))
     for i, (loss, noise) in enumerate(sizes)
   }
   standings = list(ranked(**methods).values())

@@ -121,7 +121,7 @@ def test_every_form(layout: str, span: str, inverse: bool) -> None:
   x, cos, sin = draw()
   turn = np.asarray(cos, np.float64) + 1j * np.asarray(sin, np.float64)
   found = apply_rope(x, cos, sin, layout=layout, span=span, inverse=inverse)
-  truth = oracle(x, turn, layout, span, inverse)
+  truth = oracle(np.asarray(x), turn, layout, span, inverse)
   np.testing.assert_allclose(found, truth, atol=1e-6)
 
 
@@ -182,7 +182,8 @@ def test_gradients_against_differences(layout: str, span: str) -> None:
   def turned(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return apply_rope(x, cos, sin, layout=layout, span=span)
 
-  check_grads(turned, draw(), order=2, modes=['fwd', 'rev'], rtol=1e-2, eps=1.0)
+  # Bilinear, so that central differences are right at any step.
+  check_grads(turned, draw(), order=1, eps=0.5, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -206,17 +207,15 @@ def test_rerotate_moves_keys(layout: str, span: str) -> None:
   old, new = rng.uniform(0, 1, (2, P))
   turns = [ratio * _turn(p, w) for ratio, w in ((1.0, old), (1.5, new))]
   before, after = (oracle(k, turn, layout, span) for turn in turns)
-  if span == 'leading':
-    passed = np.s_[..., 8:]
-  else:
-    passed = np.s_[..., :6]
+  before = before.astype(np.float32)
+  passed = np.s_[..., 8:] if span == 'leading' else np.s_[..., :6]
   found = jax.jit(
     lambda k, p, a, b: rerotate(
       k, p, a, b, factor_ratio=1.5, layout=layout, span=span
     )
-  )(np.float32(before), p, phases(old), phases(new))
+  )(before, p, phases(old), phases(new))
   np.testing.assert_allclose(found, after, atol=3e-6)
-  np.testing.assert_array_equal(found[passed], np.float32(before)[passed])
+  np.testing.assert_array_equal(found[passed], before[passed])
 
 
 def _turn(p: np.ndarray, w: np.ndarray) -> np.ndarray:

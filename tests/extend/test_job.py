@@ -1,0 +1,184 @@
+"""The whole job, tiny: it goes on after a kill, reuses, and compiles once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from ntk_jax.errors import WorkdirError
+from ntk_jax.evaluation import score
+from ntk_jax.extend import ExtendConfig, run
+from ntk_jax.extend.settings import fast
+from ntk_jax.step import train_step
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TINY = dataclasses.replace(fast(ExtendConfig()), methods=('none', 'ntk'))
+
+# Runs the command, and dies by SIGKILL at the n-th write of a file whose name
+# has the given start, with half of it written.
+DYING = """
+import os, runpy, signal, sys
+from ntk_jax import checkpoint
+start, count = sys.argv.pop(1), int(sys.argv.pop(1))
+write = os.replace
+seen = 0
+def replace(source, target):
+  global seen
+  if os.path.basename(target).startswith(start):
+    seen += 1
+    if seen == count:
+      with open(source, 'r+b') as file:
+        file.truncate(os.path.getsize(source) // 2)
+      os.kill(os.getpid(), signal.SIGKILL)
+  write(source, target)
+os.replace = replace
+sys.argv[0] = 'experiments.extend'
+runpy.run_module('experiments.extend', run_name='__main__', alter_sys=True)
+"""
+
+
+def command(workdir: Path, *die: str) -> subprocess.CompletedProcess[str]:
+  """The tiny command in a process of its own, killed at a write if told."""
+  start = ['-c', DYING, *die] if die else ['-m', 'experiments.extend']
+  return subprocess.run(
+    [sys.executable, *start, '--fast', '--methods=none,ntk']
+    + [f'--workdir={workdir}'],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+
+
+def read_note(path: Path) -> dict[str, Any]:
+  """What a stage has noted beside its arrays."""
+  with safe_open(path, framework='numpy') as file:
+    return json.loads(file.metadata()['about'])
+
+
+def timeless(workdir: Path) -> dict[str, Any]:
+  """report.json without what was timed."""
+  result = json.loads((workdir / 'report.json').read_text())
+  del result['times']
+  return result
+
+
+def test_killed_in_every_stage_it_ends_as_if_never_killed(
+  tmp_path: Path,
+) -> None:
+  killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+  seed = killed / 'seed0'
+
+  def kill(start: str, count: int) -> None:
+    done = command(killed, start, str(count))
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert not (killed / 'report.json').exists()
+
+  kill('train', 3)
+  done = len(read_note(seed / 'train.safetensors')['text_loss'])
+  assert 0 < done < TINY.train_steps
+  kill('scores', 2)
+  assert len(list(seed.glob('scores-*.safetensors'))) == 1
+  kill('tune', 2)
+  (tuning,) = seed.glob('tune-*.safetensors')
+  assert 0 < len(read_note(tuning)['text_loss']) < TINY.tune_steps
+  assert command(killed).returncode == 0
+  assert command(whole).returncode == 0
+  assert timeless(killed) == timeless(whole)
+
+
+def test_one_trace_per_shape_for_all_methods(tmp_path: Path) -> None:
+  """Training and tuning are two shapes; scoring has one per length."""
+  config = dataclasses.replace(TINY, methods=('all',))
+  train_step.clear_cache()
+  scorers = [f for f in vars(score).values() if hasattr(f, '_cache_size')]
+  assert scorers
+  for scorer in scorers:
+    scorer.clear_cache()
+  result = run(config, tmp_path)
+  assert len(result['compared']['rows']) > 15
+  assert train_step._cache_size() == 2
+  for scorer in scorers:
+    assert scorer._cache_size() <= len(config.lengths)
+
+
+def test_a_workdir_grows_and_is_never_done_twice(tmp_path: Path) -> None:
+  run(TINY, tmp_path)
+  before = {
+    path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.safetensors')
+  }
+  more = dataclasses.replace(TINY, methods=('none', 'ntk', 'yarn+logn'))
+  result = run(more, tmp_path)
+  assert {row['name'] for row in result['compared']['rows']} == {'none', 'ntk', 'yarn+logn'}
+  for path, written in before.items():
+    assert path.stat().st_mtime_ns == written
+  new = set(tmp_path.rglob('*.safetensors')) - set(before)
+  assert any('yarn+logn' in path.name for path in new)
+  assert not any(path.name.startswith('train') for path in new)
+
+
+def test_more_rows_add_to_those_scored(tmp_path: Path) -> None:
+  few = dataclasses.replace(TINY, methods=('none',), rows=32)
+  run(few, tmp_path)
+  parts = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('scores-*')}
+  more = run(dataclasses.replace(few, rows=64), tmp_path)
+  assert all(p.stat().st_mtime_ns == t for p, t in parts.items())
+  assert more['config']['rows'] == 64
+
+
+@pytest.mark.parametrize(
+  ('change', 'names'),
+  [
+    ({'train_steps': 6}, 'train_steps'),
+    ({'learning_rate': 1e-3}, 'learning_rate'),
+    ({'model': dataclasses.replace(TINY.model, layers=1)}, 'model'),
+    ({'corpus': str(ROOT / 'ntk_jax')}, 'corpus'),
+  ],
+)
+def test_another_base_is_refused(
+  tmp_path: Path, change: dict[str, Any], names: str
+) -> None:
+  few = dataclasses.replace(
+    TINY, methods=('none',), train_steps=2, tune_steps=1
+  )
+  run(few, tmp_path)
+  report = (tmp_path / 'report.json').read_bytes()
+  with pytest.raises(WorkdirError) as caught:
+    run(dataclasses.replace(few, **change), tmp_path)
+  assert f'a run with {names}' in str(caught.value)
+  assert (tmp_path / 'report.json').read_bytes() == report
+
+
+def test_a_damaged_stage_is_named_not_used(tmp_path: Path) -> None:
+  few = dataclasses.replace(
+    TINY, methods=('none',), train_steps=2, tune_steps=1
+  )
+  run(few, tmp_path)
+  path = tmp_path / 'seed0' / 'train.safetensors'
+  content = bytearray(path.read_bytes())
+  content[-5] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(WorkdirError, match='train.safetensors is damaged'):
+    run(few, tmp_path)
+
+
+def test_several_seeds_train_several_models(tmp_path: Path) -> None:
+  few = dataclasses.replace(
+    TINY, methods=('none',), train_steps=2, tune_steps=1, seeds=2
+  )
+  result = run(few, tmp_path)
+  notes = [
+    read_note(tmp_path / f'seed{i}' / 'train.safetensors') for i in (0, 1)
+  ]
+  assert notes[0]['text_loss'] != notes[1]['text_loss']
+  assert result['seeds'] == [0, 1]
