@@ -24,6 +24,7 @@ training needs another --workdir.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -95,7 +96,9 @@ _SETTINGS = (
 
 def main() -> None:
   """Runs the job that the flags describe and prints its table."""
-  given = {f.name: f.value for f in _SETTINGS if f.value is not None}
+  given: dict[str, Any] = {
+    flag.name: flag.value for flag in _SETTINGS if flag.value is not None
+  }
   if 'methods' in given:
     given['methods'] = tuple(name.strip() for name in given['methods'])
   config = fast(_DEFAULT) if _FAST.value else _DEFAULT

@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 class WorkdirError(ConfigError):
-  """A working directory cannot be used: unwritable, in use, or another run's."""
+  """A working directory is not to be used: unwritable, taken, another run's."""
 
 
 class NumericsError(RuntimeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,8 @@ def _work(
 ) -> float:
   """Work of the whole job, in tokens of a forward pass."""
   tokens = [
-    config.batch_rows(n) * n for n in (config.train_length, config.target_length)
+    config.batch_rows(n) * n
+    for n in (config.train_length, config.target_length)
   ]
   train = training_work(config.train_steps, tokens[0])
   scoring = sum(rows.work(c.scheme) for c in candidates)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ntk_jax.errors import ConfigError, unknown
 from ntk_jax.rope.methods import METHODS
@@ -37,9 +37,12 @@ class Setting(NamedTuple):
   train_length: int
   factor: float
 
-  def spec(self, method: str, **fields: object) -> RopeSpec:
+  def spec(self, method: str, **fields: Any) -> RopeSpec:
     """A spec of this setting; a method that does not scale takes no factor."""
-    scaled = {'original_length': self.train_length, 'factor': self.factor}
+    scaled: dict[str, Any] = {
+      'original_length': self.train_length,
+      'factor': self.factor,
+    }
     return RopeSpec(
       method, self.head_dim, theta=self.theta, **{**scaled, **fields}
     )
@@ -69,7 +72,7 @@ class _Recipe(NamedTuple):
   spec: Callable[[Setting], RopeSpec]
 
 
-def _of(method: str, **fields: object) -> Callable[[Setting], RopeSpec]:
+def _of(method: str, **fields: Any) -> Callable[[Setting], RopeSpec]:
   return lambda setting: setting.spec(method, **fields)
 
 
@@ -107,9 +110,7 @@ _RECIPES: dict[str, _Recipe] = {
   'yarn_harmonic': _Recipe('YaRN, harmonic', 'yarn', _of('yarn_harmonic')),
   'yarn_log': _Recipe('YaRN, geometric', 'yarn', _of('yarn_log')),
   'theta_scale': _Recipe('theta scale', 'ntk', _of('theta_scale')),
-  'llama3': _Recipe(
-    'Llama 3 (1, 4)', 'yarn', _of('llama3', options=_LLAMA3)
-  ),
+  'llama3': _Recipe('Llama 3 (1, 4)', 'yarn', _of('llama3', options=_LLAMA3)),
   'ntk_fixed': _Recipe('NTK fixed (Su)', 'ntk', _of('ntk_fixed')),
   'ntk_mixed': _Recipe('NTK mixed (Su)', 'ntk', _of('ntk_mixed')),
 }

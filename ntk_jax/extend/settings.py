@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from ntk_jax.data import retrieval
 from ntk_jax.errors import ConfigError
@@ -70,9 +71,7 @@ class ExtendConfig:
   @property
   def schedule(self) -> Schedule:
     """Learning rate of the base training: a sixth of it warms up."""
-    return Schedule(
-      self.learning_rate, self.train_steps, self.train_steps // 6
-    )
+    return Schedule(self.learning_rate, self.train_steps, self.train_steps // 6)
 
   @property
   def tune_schedule(self) -> Schedule:
@@ -118,7 +117,7 @@ class ExtendConfig:
         f'rows is {self.rows}: above 32, rows come in parts of 32; use a '
         'multiple of 32'
       )
-    checks = [
+    checks: list[Callable[[], object]] = [
       self.model.validate,
       self.schedule.validate,
       self.tune_schedule.validate,

@@ -22,6 +22,7 @@ from ntk_jax.extend.rank import Standing
 from ntk_jax.extend.settings import ExtendConfig, rows_per_part
 from ntk_jax.metrics import Progress
 from ntk_jax.model.transformer import Params, init_params
+from ntk_jax.optimizer import Schedule
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.train import Trained, fit
@@ -128,7 +129,7 @@ class Stages:
     params: Params,
     scheme: Scheme,
     length: int,
-    schedule: 'Schedule',
+    schedule: Schedule,
     path: Path,
   ) -> Trained:
     rows = self.config.batch_rows(length)
@@ -174,6 +175,8 @@ def to_tune(
   order = [by_name[s.name] for s in standings]
   best: dict[str, Candidate] = {}
   for candidate in order:
-    if candidate.family not in ('none', 'window') and not candidate.scheme.window:
+    if (
+      candidate.family not in ('none', 'window') and not candidate.scheme.window
+    ):
       best.setdefault(candidate.family, candidate)
   return [*list(best.values())[:2], by_name['none']]

@@ -85,7 +85,7 @@ _OPTIONS = (
 )
 _BETAS = ('beta_fast', 'beta_slow')
 # theta of a config that names none, by transformers' classes.
-_DEFAULT_THETA = {
+_DEFAULT_THETA: Mapping[Any, float] = {
   'gemma': 1e4,
   'gemma2': 1e4,
   'gemma3_text': 1e6,

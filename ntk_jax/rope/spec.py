@@ -12,7 +12,7 @@ import numpy as np
 from ntk_jax.errors import ConfigError, unknown
 from ntk_jax.rope.methods import METHODS, REQUIRED, Method, bind
 from ntk_jax.rope.modifiers import Modifier, modify
-from ntk_jax.typing import Float64, NDArray
+from ntk_jax.typing import ArrayLike, Float64, NDArray
 
 _FIELDS = ('factor', 'original_length')  # what a method may require of a spec
 _LISTS = ('short_factor', 'long_factor')
@@ -122,7 +122,7 @@ class RopeSpec:
     )
 
   def frequencies(
-    self, length: int | NDArray | None = None
+    self, length: ArrayLike | None = None
   ) -> tuple[Float64[NDArray, '*len P'], Float64[NDArray, '*len']]:
     """Inverse frequencies and attention factor at a length.
 
@@ -291,7 +291,7 @@ class RopeSpec:
     for name in dict(self.options):
       if name not in options:
         raise unknown(f'option of {self.method}', name, options or ['(none)'])
-    functions = [row.frequencies]
+    functions: list[Any] = [row.frequencies]
     if self.attention_factor is None and row.attention:
       functions.append(row.attention)
     for name in _required(functions):

@@ -8,17 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
 
+from ntk_jax import step
 from ntk_jax.errors import WorkdirError
 from ntk_jax.evaluation import score
 from ntk_jax.extend import ExtendConfig, run
 from ntk_jax.extend.settings import fast
-from ntk_jax.step import train_step
+from ntk_jax.model.transformer import forward
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = dataclasses.replace(fast(ExtendConfig()), methods=('none', 'ntk'))
@@ -97,19 +99,28 @@ def test_killed_in_every_stage_it_ends_as_if_never_killed(
   assert timeless(killed) == timeless(whole)
 
 
-def test_one_trace_per_shape_for_all_methods(tmp_path: Path) -> None:
+def test_one_trace_per_shape_for_all_methods(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
   """Training and tuning are two shapes; scoring has one per length."""
-  config = dataclasses.replace(TINY, methods=('all',))
-  train_step.clear_cache()
-  scorers = [f for f in vars(score).values() if hasattr(f, '_cache_size')]
-  assert scorers
-  for scorer in scorers:
-    scorer.clear_cache()
+  traced: dict[str, list[tuple[int, ...]]] = {'step': [], 'score': []}
+
+  def counting(where: str) -> Callable[..., Any]:
+    def counted(params: Any, config: Any, tokens: Any, *rest: Any) -> Any:
+      traced[where].append(tokens.shape)
+      return forward(params, config, tokens, *rest)
+
+    return counted
+
+  monkeypatch.setattr(step, 'forward', counting('step'))
+  monkeypatch.setattr(score, 'forward', counting('score'))
+  # A model that no other test has compiled.
+  model = dataclasses.replace(TINY.model, mlp_dim=67)
+  config = dataclasses.replace(TINY, model=model, methods=('all',))
   result = run(config, tmp_path)
   assert len(result['compared']['rows']) > 15
-  assert train_step._cache_size() == 2
-  for scorer in scorers:
-    assert scorer._cache_size() <= len(config.lengths)
+  assert sorted(length for _, length in traced['step']) == [32, 256]
+  assert sorted(length for _, length in traced['score']) == [*config.lengths]
 
 
 def test_a_workdir_grows_and_is_never_done_twice(tmp_path: Path) -> None:
@@ -119,7 +130,11 @@ def test_a_workdir_grows_and_is_never_done_twice(tmp_path: Path) -> None:
   }
   more = dataclasses.replace(TINY, methods=('none', 'ntk', 'yarn+logn'))
   result = run(more, tmp_path)
-  assert {row['name'] for row in result['compared']['rows']} == {'none', 'ntk', 'yarn+logn'}
+  assert {row['name'] for row in result['compared']['rows']} == {
+    'none',
+    'ntk',
+    'yarn+logn',
+  }
   for path, written in before.items():
     assert path.stat().st_mtime_ns == written
   new = set(tmp_path.rglob('*.safetensors')) - set(before)

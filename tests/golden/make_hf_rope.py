@@ -258,7 +258,7 @@ def outcome(config: Config) -> Config:
     np.isfinite(inv_freq).all() and math.isfinite(factor)
     for inv_freq, factor in found
   )
-  entry = {'config': config, 'outcome': 'ok', 'finite': finite}
+  entry: Config = {'config': config, 'outcome': 'ok', 'finite': finite}
   if finite:
     entry['inv_freq'] = [[float(f'{w:.9g}') for w in row] for row, _ in found]
     entry['attention_factor'] = [factor for _, factor in found]

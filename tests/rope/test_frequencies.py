@@ -30,13 +30,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 UNSCALED = ('default', 'proportional')
 
 
-def spec(method: str, factor: float = 8.0, **fields: Any) -> RopeSpec:
+def spec(method: str, factor: float | None = 8.0, **fields: Any) -> RopeSpec:
   """A spec of a method over 128 channels, 4096 -> 8 * 4096 unless told."""
-  given = {} if method in UNSCALED else {'factor': factor}
-  options = OPTIONS.get(method, {})
-  return RopeSpec(
-    method, 128, original_length=L0, **{'options': options, **given, **fields}
-  )
+  given: dict[str, Any] = {'options': OPTIONS.get(method, {})}
+  if method not in UNSCALED:
+    given['factor'] = factor
+  return RopeSpec(method, 128, original_length=L0, **(given | fields))
 
 
 def ratio(method: str, length: int | None = None, **fields: Any) -> np.ndarray:
@@ -169,7 +168,7 @@ def test_longrope_switches_beyond_the_original_length() -> None:
   long = 1 / ratio('longrope', L0 + 1)
   np.testing.assert_allclose(long, LISTS['long_factor'], rtol=1e-14)
   assert spec('longrope').per_length
-  same = {name: LISTS['long_factor'] for name in LISTS}
+  same = dict.fromkeys(LISTS, LISTS['long_factor'])
   assert not spec('longrope', options=same).per_length
 
 

@@ -22,7 +22,7 @@ GEMMA3_V4 = BASE | {
 
 def bases(config: dict[str, Any]) -> list[float | None]:
   """theta of every layer, None for NoPE."""
-  return [spec and spec.theta for spec in layer_specs(config)]
+  return [spec.theta if spec else None for spec in layer_specs(config)]
 
 
 def test_gemma3_in_both_spellings() -> None:

@@ -79,8 +79,9 @@ LISTS = {'short_factor': [1.0] * 4, 'long_factor': [2.0] * 4}
   ],
 )
 def test_refusals(method: str, fields: dict[str, Any], says: str) -> None:
+  given: dict[str, Any] = {'head_dim': 8}
   with pytest.raises(ConfigError) as caught:
-    RopeSpec(method, **{'head_dim': 8, **fields})
+    RopeSpec(method, **(given | fields))
   assert says in str(caught.value)
 
 
