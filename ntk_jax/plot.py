@@ -56,6 +56,7 @@ _DASHES = (
 )
 _SOLID = (1, 0)
 _LINE = 0.2  # inches between two lines of labels
+_BANDS = 'bands: 95% intervals over texts; differences of methods are surer'
 
 
 class _Look(NamedTuple):
@@ -98,7 +99,7 @@ def save_all(result: Plain, folder: Path) -> list[Path]:
 
 def loss_by_length(result: Plain) -> Figure:
   """Loss against length without training and tuned, with interval bands."""
-  figure = _two_panels(result, _draw_by_length, 'bands: 95% intervals')
+  figure = _two_panels(result, _draw_by_length, _BANDS)
   for axes in figure.axes:
     axes.set_xticks(result['lengths']['all'])
     axes.set_xlabel('length (tokens)')

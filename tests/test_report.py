@@ -225,6 +225,15 @@ def test_one_seed_says_nothing_of_training_again() -> None:
   assert 'finds 97.7% [95.7, 99.2] of the hidden values at 128' in sure
 
 
+def test_an_interval_of_no_width_is_not_taken_for_certainty() -> None:
+  sure = made_up.all_tied(found_at_start=1.0)
+  assert (
+    'the interval has no width; by the rule of three the share may still be '
+    '1.2 points off'
+  ) in section(sure, 'How sure')
+  assert 'rule of three' not in markdown(RESULTS['all_tied']())
+
+
 def test_several_seeds_speak_of_training_again() -> None:
   result = made_up.all_tied(seeds=3, failed_seed=2)
   assert 'cover training again (3 models)' in markdown(result)

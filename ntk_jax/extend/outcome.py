@@ -30,8 +30,8 @@ from ntk_jax.train import Trained
 PROTOCOL = 'extend-1'  # the rows, questions, intervals and rules of ranking
 CONTROL = 'none'  # the unextended model; tuned, plain continuation
 _FEWEST_QUESTIONS = 256  # fewer leave retrieval too uncertain to judge by
-_NARROWEST_BIN = 8  # positions
-_BIN_GROWTH = 2 ** (1 / 8) - 1  # 8 bins per doubling of the position
+_NARROWEST_BIN = 16  # positions; fewer bytes are too noisy to plot
+_BIN_GROWTH = 2 ** (1 / 3) - 1  # 3 bins per doubling of the position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +265,7 @@ def command(config: ExtendConfig) -> str:
 
 
 def _bin_edges(longest: int) -> np.ndarray:
-  """Edges of position bins: even on a log scale, of 8 positions or more."""
+  """Edges of position bins: even on a log scale, but not too narrow."""
   edges, width = [0], _NARROWEST_BIN
   while longest - edges[-1] >= 2 * width:
     edges.append(edges[-1] + width)

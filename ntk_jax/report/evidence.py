@@ -104,8 +104,25 @@ def how_sure(result: Plain) -> list[str]:
       f'{len(seeds)} models are few to resample: the intervals are rather too '
       'narrow.'
     )
+  if _has_certainty(result):
+    off = 300 / rules['questions']
+    lines.append(
+      'Where all questions were answered alike the interval has no width; by '
+      f'the rule of three the share may still be {off:.1f} points off.'
+    )
   lines.append(
     'The model is small and the text is of one kind; other models and texts '
     'may order the methods otherwise. `--corpus=PATH` takes your own text.'
   )
   return [*lines, *result['notes']]
+
+
+def _has_certainty(result: Plain) -> bool:
+  """Whether some share at L0 or at the target has an interval of no width."""
+  target = result['lengths']['all'].index(result['lengths']['target'])
+  rows = result['compared']['rows'] + result['tuned']['rows']
+  shares = [
+    result['base']['retrieval'],
+    *(r['retrieval'][target] for r in rows),
+  ]
+  return any(share['low'] == share['high'] for share in shares)

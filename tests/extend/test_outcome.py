@@ -91,10 +91,10 @@ def test_position_bins_cover_the_longest_text(result: dict[str, Any]) -> None:
   widths = np.diff(edges)
   assert edges[0] == 0
   assert edges[-1] == 2048
-  assert widths.min() >= 8
-  assert 30 < len(widths) < 80
-  # Wider bins further out, none longer than a quarter of where it starts.
-  assert (widths[16:] <= edges[16:-1] / 4).all()
+  assert widths.min() >= 16
+  assert 15 < len(widths) < 30
+  # Three a doubling; the last may be twice as wide.
+  assert (widths[5:-1] <= 0.27 * edges[5:-2]).all()
   row = rows_of(result, 'compared')['none']
   assert len(row['loss_by_position']) == len(widths)
   whole = np.average(row['loss_by_position'], weights=widths)
