@@ -96,10 +96,11 @@ def made_result(
 
   text = np.zeros(40_000, np.uint8)
   corpus = Corpus('made-up text', (text,) * 9, (text,), '0123456789abcdef')
-  params: Params = {
-    'embed': jnp.zeros((432, 128)),
-    'layers': {'q': jnp.zeros((4, 194_000))},
-  }
+  params = Params(
+    embed=jnp.zeros((408, 128)),
+    layers={'q': jnp.zeros((4, 194_000))},
+    final_norm=jnp.zeros(128),
+  )
   losses = [3.0, 2.5] * 120
   model = Trained(params, slowness * 101.0, losses, losses)
   _, others = select(('all',), config.setting)

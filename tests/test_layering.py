@@ -44,7 +44,6 @@ ORDER = (
   'diagnostics',
   'train',
   'plan',
-  'report_words',
   'report',
   'extend',
 )
@@ -184,7 +183,7 @@ def test_an_offence_is_found(path: str, source: str, says: str) -> None:
     ('rope/spec.py', 'from . import frequencies'),
     ('rope/__init__.py', 'from .spec import RopeSpec'),
     ('extend/job.py', 'def f():\n  from ntk_jax import plot'),
-    ('report.py', 'from ntk_jax import report_words, __version__'),
+    ('report/page.py', 'from ntk_jax import plot, __version__'),
     ('optimizer.py', 'import optax'),
     ('model/transformer.py', 'from flax import nnx'),
     ('typing.py', 'import jax, numpy, typing'),

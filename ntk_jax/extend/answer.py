@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
+from ntk_jax.extend.methods import Candidate
 from ntk_jax.extend.rank import SAME, Standing
+
+_NOT_TUNED = ('none', 'window')  # families that are no methods to tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,26 @@ def choose(standings: list[Standing], per_length: Collection[str]) -> Answer:
   if all(s.status == 'undecided' for s in first):
     return Answer('undecided', take, why, names)
   return Answer('winner' if len(first) == 1 else 'tie', take, why, names)
+
+
+def to_tune(
+  standings: list[Standing], candidates: list[Candidate]
+) -> list[Candidate]:
+  """The best of two different families, and plain continuation.
+
+  The best is what `choose` takes; then methods in the order of their standing,
+  those that keep retrieval before those that lose it.
+  """
+  by_name = {c.name: c for c in candidates}
+  per_length = {c.name for c in candidates if c.scheme.per_length}
+  taken = choose(standings, per_length).take
+  best: dict[str, Candidate] = {}
+  for standing in sorted(standings, key=lambda s: s.name != taken):
+    candidate = by_name[standing.name]
+    windowed = candidate.scheme.window is not None
+    if candidate.family not in _NOT_TUNED and not windowed:
+      best.setdefault(candidate.family, candidate)
+  return [*list(best.values())[:2], by_name['none']]
 
 
 def _pick(

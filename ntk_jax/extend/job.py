@@ -8,11 +8,12 @@ from typing import Any
 from ntk_jax.checkpoint import write_atomic
 from ntk_jax.data.text import load_corpus
 from ntk_jax.evaluation.score import TestRows
+from ntk_jax.extend.answer import to_tune
 from ntk_jax.extend.methods import Candidate, select
 from ntk_jax.extend.outcome import Row, outcome, to_json
 from ntk_jax.extend.rank import rank, stack
 from ntk_jax.extend.settings import ExtendConfig
-from ntk_jax.extend.stages import Stages, to_tune, training_work
+from ntk_jax.extend.stages import Stages, training_work
 from ntk_jax.extend.workdir import Workdir
 from ntk_jax.metrics import Progress
 from ntk_jax.report import markdown, results_csv
@@ -49,7 +50,7 @@ def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
     standings = rank(
       {row.candidate.name: row.scores for row in compared},
       compared[_index_of_none(candidates)].scores,
-      len(config.lengths) - 2,
+      config.lengths.index(config.target_length),
     )
     tuned = [
       _tune(seeds, [m.params for m in models], candidate)

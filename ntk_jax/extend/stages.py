@@ -18,7 +18,6 @@ from ntk_jax.data.mixture import Mixture
 from ntk_jax.data.text import Corpus
 from ntk_jax.evaluation.score import Scores, TestRows, evaluate
 from ntk_jax.extend.methods import Candidate
-from ntk_jax.extend.rank import Standing
 from ntk_jax.extend.settings import ExtendConfig, rows_per_part
 from ntk_jax.metrics import Progress
 from ntk_jax.model.transformer import Params, init_params
@@ -161,22 +160,3 @@ class Stages:
 def training_work(steps: int, tokens: int) -> int:
   """Work of a training run in tokens of a forward pass."""
   return _TRAINING_WORK * steps * tokens
-
-
-def to_tune(
-  standings: list[Standing], candidates: list[Candidate]
-) -> list[Candidate]:
-  """Plain continuation, and the best of two different families.
-
-  Methods that kept retrieval come first, then the rest by loss; the window
-  and the unextended model are no methods to tune.
-  """
-  by_name = {c.name: c for c in candidates}
-  order = [by_name[s.name] for s in standings]
-  best: dict[str, Candidate] = {}
-  for candidate in order:
-    if (
-      candidate.family not in ('none', 'window') and not candidate.scheme.window
-    ):
-      best.setdefault(candidate.family, candidate)
-  return [*list(best.values())[:2], by_name['none']]

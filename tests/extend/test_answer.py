@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ntk_jax.evaluation.intervals import Interval
-from ntk_jax.extend.answer import Answer, choose
+from ntk_jax.extend.answer import Answer, choose, to_tune
+from ntk_jax.extend.methods import Setting, candidate
 from ntk_jax.extend.rank import Standing
 
 
@@ -62,3 +63,35 @@ def test_nothing_is_taken_of_nothing() -> None:
   assert choose([excluded], ()) == Answer('none_passes', None, None, ())
   unranked = row('x', None, status='not_ranked')
   assert choose([unranked], ()) == Answer('not_learned', None, None, ())
+
+
+def tuned(*rows: Standing) -> list[str]:
+  """Names to tune, of methods that stand so."""
+  setting = Setting(head_dim=32, theta=1e4, train_length=128, factor=8.0)
+  candidates = [candidate(standing.name, setting) for standing in rows]
+  return [c.name for c in to_tune(list(rows), candidates)]
+
+
+def test_the_one_taken_and_another_family_are_tuned_beside_the_control() -> (
+  None
+):
+  rows = (
+    row('yarn', 1),
+    row('yarn_scaled', 1, change=0.1),
+    row('by_parts', 2),
+    row('linear', 3),
+    row('ntk', None, status='excluded'),
+    row('none', None, status='excluded'),
+  )
+  assert tuned(*rows) == ['yarn_scaled', 'linear', 'none']
+
+
+def test_where_one_family_passes_the_best_of_the_excluded_joins() -> None:
+  out = [row(n, None, status='excluded') for n in ('window', 'ntk', 'linear')]
+  rows = (row('yarn', 1), *out, row('none', None, status='excluded'))
+  assert tuned(*rows) == ['yarn', 'ntk', 'none']
+
+
+def test_the_model_itself_and_windows_are_not_tuned() -> None:
+  rows = (row('none', 1), row('yarn+window', 2), row('linear', 3))
+  assert tuned(*rows) == ['linear', 'none']

@@ -47,7 +47,7 @@ def test_it_names_what_produced_it(result: dict[str, Any]) -> None:
 
 def test_the_base_model_is_described(result: dict[str, Any]) -> None:
   base = result['base']
-  assert base['parameters'] == 432 * 128 + 4 * 194_000
+  assert base['parameters'] == 408 * 128 + 4 * 194_000 + 128
   assert base['tokens'] == 240 * 4096
   assert base['final_text_loss'] == [2.75]  # of the last 24 steps
   assert base['learned']
