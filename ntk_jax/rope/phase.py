@@ -214,7 +214,7 @@ def _learned(p: Array, w: Array) -> tuple[Array, Array]:
   return fixed_point.rotation(units, radians)
 
 
-@_learned.defjvp
+@_learned.defjvp  # pyrefly: ignore[bad-argument-type] jit hides the types
 def _learned_jvp(
   primals: tuple[Array, Array], tangents: tuple[object, Array]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
