@@ -4,7 +4,7 @@ With no flags, on a bare CPU, this trains a small byte-level model at 128
 tokens on the sources of Python's standard library, reads held-out text and
 asks it to recall hidden values at 1x to 16x that length under every method,
 fine-tunes the best of two families and a control at 8x, and leaves report.md,
-report.json, results.csv and plots in the workdir (about 5 minutes, 2 cores).
+report.json, results.csv and plots in the workdir (2 to 5 minutes on 2 cores).
 
   python -m experiments.extend
   python -m experiments.extend --methods=none,ntk,yarn+logn --target_factor=4
