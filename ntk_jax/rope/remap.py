@@ -183,7 +183,7 @@ def pose_positions(
     cut_key, skip_key = jax.random.split(key)
     after = jax.random.permutation(cut_key, length - 1)[: chunks - 1]
     most = target_length - length
-    skips = jax.random.randint(skip_key, (chunks - 1,), 0, most + 1)
+    skips = jax.random.randint(skip_key, (chunks - 1,), 0, most + 1, jnp.int32)
     skips = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.sort(skips)])
     t = jnp.arange(length, dtype=jnp.int32)
     chunk = jnp.sum(t[:, None] > after, axis=1)

@@ -186,6 +186,14 @@ def test_pose_is_a_function_of_the_key() -> None:
   assert len({tuple(row) for row in one.tolist()}) == 8  # rows differ
 
 
+def test_pose_is_int32_and_the_same_with_x64() -> None:
+  one = pose_positions(jax.random.key(0), 4, 16, 64)
+  with jax.enable_x64(True):
+    wide = pose_positions(jax.random.key(0), 4, 16, 64)
+  assert wide.dtype == jnp.int32
+  np.testing.assert_array_equal(one, wide)
+
+
 def test_pose_of_one_token() -> None:
   positions = pose_positions(jax.random.key(0), 3, 1, 9, 1)
   np.testing.assert_array_equal(positions, np.zeros((3, 1)))
