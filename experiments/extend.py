@@ -14,7 +14,7 @@ report.json, results.csv and plots in the workdir (2 to 5 minutes on 2 cores).
 A method is a name (none, linear, ntk, dynamic, yarn, by_parts, yarn_scaled,
 llama3, ...; a wrong one prints the list) with additions: +logn (a temperature
 that grows with position), +window (see only the last 128 tokens), +resonance,
-+cope, +cope_hard.
++cope:4, +cope_hard:4 (fade or stop the last 4 pairs).
 
 Running again reuses what is finished: more methods, seeds or rows are added,
 a killed run goes on from its last checkpoint. Another model, corpus or

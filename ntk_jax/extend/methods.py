@@ -1,6 +1,7 @@
 """The methods that an extension job compares, by the names users type.
 
-A name is a method, then `+`-separated additions: `ntk+logn`, `yarn+window`.
+A name is a method, then `+`-separated additions: `ntk+logn`, `yarn+window`,
+`ntk+cope:4` (the last 4 pairs).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ntk_jax.errors import ConfigError, unknown
 from ntk_jax.rope.methods import METHODS
+from ntk_jax.rope.modifiers import Modifier
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.temperature import Temperature
@@ -125,7 +127,8 @@ _NOT_DEFINED = {
 # Every method of the table is either a row or has its reason.
 _IN_RECIPES = {'default': 'none'}
 
-_ADDITIONS = ('logn', 'window', 'resonance', 'cope', 'cope_hard')
+_COUNTED = ('cope', 'cope_hard')  # take a number of pairs, as cope:4
+_ADDITIONS = ('logn', 'window', 'resonance', *_COUNTED)
 
 
 def catalogue() -> tuple[str, ...]:
@@ -146,14 +149,17 @@ def candidate(name: str, setting: Setting) -> Candidate:
     if reason:
       raise ConfigError(f'method {base!r} is not applicable here: {reason}')
     raise unknown('method', base, _RECIPES)
-  for addition in additions:
-    if addition not in _ADDITIONS:
-      raise unknown('addition to a method', addition, _ADDITIONS)
-    if additions.count(addition) > 1:
-      raise ConfigError(f'method {name!r} has the addition {addition!r} twice')
+  kinds = [addition.partition(':')[0] for addition in additions]
+  for kind in kinds:
+    if kind not in _ADDITIONS:
+      raise unknown('addition to a method', kind, _ADDITIONS)
+    if kinds.count(kind) > 1:
+      raise ConfigError(f'method {name!r} has the addition {kind!r} twice')
   label, family, make = _RECIPES[base]
   spec = make(setting)
-  modifiers = tuple(a for a in additions if a not in ('logn', 'window'))
+  modifiers = tuple(
+    _modifier(a) for a in additions if a not in ('logn', 'window')
+  )
   if modifiers:
     spec = dataclasses.replace(spec, modifiers=modifiers)
   windowed = 'window' in (base, *additions)
@@ -162,6 +168,19 @@ def candidate(name: str, setting: Setting) -> Candidate:
   scheme = Scheme(spec, logn, length if windowed else None)
   label = ' + '.join([label, *additions]).replace('logn', 'log-n')
   return Candidate(name, label, family, scheme)
+
+
+def _modifier(addition: str) -> Modifier:
+  """The modifier of an addition; `cope:4` acts on the last 4 pairs."""
+  kind, colon, pairs = addition.partition(':')
+  if not colon:
+    return kind
+  if kind not in _COUNTED or not pairs.isdecimal():
+    raise ConfigError(
+      f'addition {addition!r}: a number of pairs, as in cope:4, goes with '
+      f'{" and ".join(_COUNTED)} alone'
+    )
+  return kind, int(pairs)
 
 
 def select(
@@ -195,7 +214,7 @@ def _select_all(
   setting: Setting,
 ) -> tuple[list[Candidate], list[dict[str, str]]]:
   extra = [n for n in METHODS if _IN_RECIPES.get(n, n) not in _RECIPES]
-  names = [*_RECIPES, *extra, 'ntk+logn', 'yarn+resonance', 'ntk+cope']
+  names = [*_RECIPES, *extra, 'ntk+logn', 'yarn+resonance', 'ntk+cope:4']
   candidates, others = [], []
   for name in names:
     try:

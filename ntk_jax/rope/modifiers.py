@@ -84,6 +84,6 @@ def modify(inv_freq: Frequencies, modifier: Modifier) -> Frequencies:
   if not 1 <= pairs <= len(inv_freq):
     raise ConfigError(
       f'modifier {name!r} acts on the last {pairs} pairs, but there are '
-      f'{len(inv_freq)}; give a number of them, as ({name!r}, 4)'
+      f'{len(inv_freq)}; give how many, as ({name!r}, 4) or {name}:4'
     )
   return _CLIPS[name](inv_freq, pairs)

@@ -67,6 +67,8 @@ def test_additions_combine() -> None:
   assert row.scheme.window == 128
   assert row.scheme.temperature is not None
   assert row.label == 'YaRN (betas 32, 1) + resonance + log-n + window'
+  clipped = candidate('ntk+cope:4', SETTING).scheme.spec
+  assert clipped.modifiers == (('cope', 4),)
 
 
 @pytest.mark.parametrize('name', catalogue())
@@ -83,6 +85,11 @@ def test_every_name_makes_arrays_of_one_shape(name: str) -> None:
     (('yarm',), "unknown method 'yarm': did you mean 'yarn'?"),
     (('yarn+logm',), "unknown addition to a method 'logm': did you mean"),
     (('yarn+logn+logn',), "has the addition 'logn' twice"),
+    (('yarn+cope:4+cope',), "has the addition 'cope' twice"),
+    (('yarn+cope',), 'last 20 pairs, but there are 16; give how many'),
+    (('yarn+cope:x',), "addition 'cope:x': a number of pairs"),
+    (('yarn+resonance:4',), 'goes with cope and cope_hard alone'),
+    (('yarn+logn:4',), 'goes with cope and cope_hard alone'),
     (('yarn', 'yarn'), 'name each method once'),
     ((), 'at least one'),
     (('longrope',), "method 'longrope' is not applicable here: needs factor"),
