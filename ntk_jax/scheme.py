@@ -89,6 +89,9 @@ class Scheme:
     Returns:
       Phase words `[*B, P, 2]`, attention factor `[*B]`, q multipliers of the
       shape of `positions`, and the window (2**31 - 1 for none).
+
+    Raises:
+      ConfigError: as the spec does for a length; a temperature per head.
     """
     inv_freq, factor = self.spec.frequencies(length)
     positions = np.asarray(positions, np.int32)
@@ -96,6 +99,12 @@ class Scheme:
       q_scale = np.ones(positions.shape, np.float32)
     else:
       q_scale = np.asarray(self.temperature(positions), np.float32)
+    if q_scale.shape != positions.shape:
+      raise ConfigError(
+        f'temperature {self.temperature!r} gives {q_scale.shape} for positions '
+        f'{positions.shape}: a scheme takes one multiplier per position, not '
+        'one per head'
+      )
     return SchemeArrays(
       np.asarray(phases(inv_freq)),
       np.asarray(factor, np.float32),

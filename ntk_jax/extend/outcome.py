@@ -225,9 +225,11 @@ def _base_facts(
   }
 
 
-def _end(losses: list[float], steps: int) -> float:
-  """The mean of the last steps of a training run."""
-  return round(float(np.mean(losses[-steps:])), 5)
+def _end(losses: list[float], steps: int) -> float | None:
+  """The mean of the last steps of a training run, but for skipped ones."""
+  last = np.array(losses[-steps:])
+  finite = last[np.isfinite(last)]
+  return round(float(finite.mean()), 5) if len(finite) else None
 
 
 def _notes(config: ExtendConfig, base: dict[str, Any]) -> list[str]:

@@ -104,10 +104,10 @@ class ExtendConfig:
         f'{self.target_length} would not be beyond the trained length '
         f'{self.train_length}; use 2 or more'
       )
-    if self.train_length < retrieval.SHORTEST_ROW // 2:
+    if self.train_length < retrieval.SHORTEST_ROW:
       wrong.append(
         f'train_length is {self.train_length}: {retrieval.KEYS} keys and '
-        f'their questions need {retrieval.SHORTEST_ROW // 2} tokens or more'
+        f'their questions need {retrieval.SHORTEST_ROW} tokens or more'
       )
     for name in ('seeds', 'rows', 'tokens_per_step'):
       if getattr(self, name) < 1:

@@ -202,7 +202,8 @@ def test_empty_scores_have_the_shapes_of_scores(
   ('at_once', 'shapes'),
   [
     (96 * 6, {(6, 32), (6, 64), (6, 96)}),
-    (96 * 2, {(6, 32), (3, 64), (2, 96)}),  # 5 of 96 * 2 / 32 do not divide 6
+    (96 * 2, {(6, 32), (3, 64), (2, 96)}),
+    (96 * 4, {(6, 32), (6, 64), (3, 96)}),  # 4 would fit, does not divide 6
     (64, {(2, 32), (1, 64), (1, 96)}),  # at least one row
   ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from ntk_jax.config import fingerprint
 from ntk_jax.extend.methods import candidate
-from ntk_jax.extend.outcome import PROTOCOL, command, to_json
+from ntk_jax.extend.outcome import PROTOCOL, _end, command, to_json
 from ntk_jax.extend.resolved import resolved_scheme
 from ntk_jax.extend.settings import ExtendConfig, fast
 
@@ -181,3 +181,8 @@ def test_the_command_does_the_job_again() -> None:
   assert command(fast(dataclasses.replace(config, corpus=None))) == (
     f'{start} --fast'
   )
+
+
+def test_a_skipped_step_does_not_spoil_the_end_of_training() -> None:
+  assert _end([9.0, 1.0, float('nan'), 2.0], 3) == 1.5
+  assert _end([1.0, float('nan')], 1) is None

@@ -248,6 +248,22 @@ def test_default_has_0_8_million_parameters() -> None:
   assert parameter_count(params) == 408 * 128 + 4 * 197_888 + 128 == 843_904
 
 
+def test_initial_scales() -> None:
+  config = ModelConfig(vocab=retrieval.VOCAB)
+  params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), config)
+  fan_in = dict.fromkeys(('q', 'k', 'v', 'gate', 'up'), 128)
+  # What writes to the residual stream is smaller by sqrt(2 L).
+  fan_in |= {'out': 128 * 8, 'down': 344 * 8}
+  for name, fan in fan_in.items():
+    stds = np.asarray(params.layers[name]).std(axis=(1, 2))
+    np.testing.assert_allclose(stds, fan**-0.5, rtol=0.03)
+  np.testing.assert_allclose(params.embed.std(), 128**-0.5, rtol=0.03)
+  for name in ('attention_norm', 'mlp_norm'):
+    assert (params.layers[name] == 1).all()
+  layers = params.layers['q']
+  assert not np.allclose(layers[0], layers[1])  # no two layers alike
+
+
 def test_initial_logits_are_of_order_one() -> None:
   config = ModelConfig(vocab=retrieval.VOCAB)
   params = init_params(jax.random.key(0), config)
