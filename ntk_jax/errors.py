@@ -5,12 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_MESSAGE = 2000
+
 
 class ConfigError(ValueError):
   """A setting is wrong: names the field, the value and what is allowed.
 
-  Commands print the message without a traceback and exit with code 2.
+  Commands print the message without a traceback and exit with code 2. A value
+  that would fill pages is cut short.
+
+  >>> len(str(ConfigError('x' * 10_000)))
+  2000
   """
+
+  def __init__(self, message: str) -> None:
+    """Keeps what a reader can take in."""
+    if len(message) > _LONGEST_MESSAGE:
+      message = message[: _LONGEST_MESSAGE - 4] + ' ...'
+    super().__init__(message)
 
 
 class WorkdirError(ConfigError):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ntk_jax.errors import ConfigError
+from ntk_jax.positions import as_int32
 from ntk_jax.rope.phase import phases
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.typing import (
@@ -65,10 +66,11 @@ class Scheme:
   window: int | None = None
 
   def __post_init__(self) -> None:
-    if self.window is not None and self.window < 1:
+    whole = isinstance(self.window, int) and not isinstance(self.window, bool)
+    if self.window is not None and not (whole and 1 <= self.window < 2**31):
       raise ConfigError(
-        f'window is {self.window}: a query sees itself, so a window is at '
-        'least 1, or None for no window'
+        f'window is {self.window!r}: a query sees itself, so a window is a '
+        'whole number, at least 1 and below 2**31, or None for no window'
       )
 
   @property
@@ -94,7 +96,7 @@ class Scheme:
       ConfigError: as the spec does for a length; a temperature per head.
     """
     inv_freq, factor = self.spec.frequencies(length)
-    positions = np.asarray(positions, np.int32)
+    positions = np.asarray(as_int32(positions))
     if self.temperature is None:
       q_scale = np.ones(positions.shape, np.float32)
     else:

@@ -19,6 +19,7 @@ CHECKED = tuple(
   for name in (
     'config',
     'errors',
+    'positions',
     'temperature',
     'rope',
     'mask',

@@ -16,6 +16,7 @@ FLOORS_0_TO_2 = (
   'typing',
   'errors',
   'config',
+  'positions',
   'temperature',
   'rope',
   'mask',

@@ -18,6 +18,7 @@ ORDER = (
   'errors',
   'config',
   # 1 maths
+  'positions',
   'temperature',
   'rope',
   'mask',

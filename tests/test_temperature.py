@@ -258,7 +258,7 @@ ERRORS: dict[str, Callable[[], object]] = {
   'positions are float32, must be integers': lambda: temperature.logn(
     jnp.float32([1.0]), length=512
   ),
-  'factor is 0.5, must be finite and at least 1': lambda: temperature.yarn(0.5),
+  'factor is 0.5, must be at least 1': lambda: temperature.yarn(0.5),
   'factor is inf, must be': lambda: temperature.longrope(math.inf, 4096),
   'factor is nan, must be': lambda: temperature.yarn_log(math.nan),
   "unknown divisor 'sqr': did you mean 'sqrt'.*a positive number": (

@@ -1,7 +1,7 @@
 """Rotary position embedding: methods, exact angles, application, remaps."""
 
 from ntk_jax.rope.frequencies import exponent_for
-from ntk_jax.rope.hf import layer_specs
+from ntk_jax.rope.layers import layer_specs
 from ntk_jax.rope.methods import METHODS
 from ntk_jax.rope.phase import cos_sin, lerope, phases
 from ntk_jax.rope.remap import (

@@ -9,20 +9,20 @@ a finite meaning is accepted with that meaning.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ntk_jax.errors import ConfigError, unknown
+from ntk_jax.rope.families import family_of, head_dim_of
 from ntk_jax.rope.spec import RopeSpec
 
 Config = Mapping[str, Any]
 
 ORIGINAL = 'original_max_position_embeddings'
 _MAX = 'max_position_embeddings'
-_LOCAL = 'rope_local_base_freq'
+LOCAL_THETA = 'rope_local_base_freq'
 _THETA = 'rope_theta'
 _PARTIAL = 'partial_rotary_factor'
 
@@ -84,20 +84,16 @@ _OPTIONS = (
   'high_freq_factor',
 )
 _BETAS = ('beta_fast', 'beta_slow')
-# theta of a config that names none, by transformers' classes.
-_DEFAULT_THETA: Mapping[Any, float] = {
-  'gemma': 1e4,
-  'gemma2': 1e4,
-  'gemma3_text': 1e6,
-  'llama': 1e4,
-  'llama4_text': 5e5,
-  'mistral': 1e4,
-  'mixtral': 1e6,
-  'phi3': 1e4,
-  'qwen2': 1e4,
-  'qwen3': 1e4,
-  'smollm3': 2e6,
-}
+_SLIDING = 'sliding_attention'
+# Top-level keys that begin like rope's and are read, or say nothing of angles.
+_TOP = (
+  'rope_scaling',
+  'rope_parameters',
+  _THETA,
+  LOCAL_THETA,
+  'rope_condense_ratio',
+  'rope_interleave',
+)
 
 
 def spec_from(config: Config, layer_type: str | None = None) -> RopeSpec | None:
@@ -121,9 +117,21 @@ def spec_from(config: Config, layer_type: str | None = None) -> RopeSpec | None:
   ...            'rope_scaling': {'type': 'linear', 'factor': 4.0}}).theta
   500000.0
   """
+  config = text_config(config)
+  if layer_type is not None and not isinstance(layer_type, str):
+    raise ConfigError(f'layer_type is {layer_type!r}, must be a name')
+  family = family_of(config)
+  if family.nope_global and layer_type == 'full_attention':
+    return None
   v5 = _reading(config, 'rope_parameters', layer_type)
   v4 = _reading(config, 'rope_scaling', layer_type)
   if v4 is None and v5 is None:  # a theta alone, or nothing at all
+    if family.own_rope:
+      raise ConfigError(
+        f'config of model type {config["model_type"]!r} has no '
+        'rope_parameters, for which its class scales in its own way; spell '
+        'them out'
+      )
     v5 = _local(config, layer_type) or {}
   specs = [
     _spec(config, params, layer_type)
@@ -138,39 +146,34 @@ def spec_from(config: Config, layer_type: str | None = None) -> RopeSpec | None:
   return specs[0]
 
 
-def layer_specs(config: Config) -> tuple[RopeSpec | None, ...]:
-  """The rope spec of every layer of a whole config.json.
+def text_config(config: Config) -> Config:
+  """The part of a config that is about the decoder, its keys checked.
 
-  Reads `layer_types`, `no_rope_layers` (1 turns, 0 is NoPE),
-  `no_rope_layer_interval` (every k-th is NoPE), `layer_rope_theta` (0 is
-  NoPE), `sliding_window_pattern` (every k-th is global) and
-  `rope_local_base_freq`.
+  Args:
+    config: a config.json; of a multimodal one, `text_config` is taken.
 
   Returns:
-    One spec per layer, None where there is no position embedding.
+    A mapping whose rope keys are all known.
 
   Raises:
-    ConfigError: as `spec_from`, and lists of other lengths than the layers.
+    ConfigError: anything but a mapping, and unknown keys of rope.
 
-  >>> specs = layer_specs({'head_dim': 8, 'num_hidden_layers': 4,
-  ...                      'no_rope_layer_interval': 4})
-  >>> [spec and spec.method for spec in specs]
-  ['default', 'default', 'default', None]
+  >>> text_config({'model_type': 'llama4', 'text_config': {'head_dim': 8}})
+  {'head_dim': 8}
   """
-  types = _layer_types(config)
-  turns = _per_layer(config, 'no_rope_layers', len(types))
-  interval = config.get('no_rope_layer_interval')
-  if turns is None:
-    turns = [not interval or (i + 1) % interval for i in range(len(types))]
-  thetas = _per_layer(config, 'layer_rope_theta', len(types))
-  specs = []
-  for i, kind in enumerate(types):
-    theta = thetas[i] if thetas else None
-    spec = spec_from(config, kind) if turns[i] and theta != 0 else None
-    if spec is not None and theta is not None:
-      spec = dataclasses.replace(spec, theta=theta)
-    specs.append(spec)
-  return tuple(specs)
+  if not isinstance(config, Mapping):
+    raise ConfigError(
+      f'config is a {type(config).__name__}, must be the mapping that a '
+      'config.json holds'
+    )
+  inner = config.get('text_config')
+  if isinstance(inner, Mapping) and config.get('hidden_size') is None:
+    return text_config(inner)
+  for key, value in config.items():
+    like_rope = str(key).startswith(('rope_', 'rotary_'))
+    if like_rope and key not in _TOP and value is not None:
+      raise unknown('rope key of a config', key, _TOP)
+  return config
 
 
 def _reading(
@@ -209,13 +212,16 @@ _KNOWN = {
 
 def _local(config: Config, layer_type: str | None) -> dict[str, Any] | None:
   """Gemma 3, old spelling: sliding layers have a base of their own."""
-  theta = config.get(_LOCAL)
+  theta = config.get(LOCAL_THETA)
+  if theta is None:
+    theta = family_of(config).local_theta
   if theta is None or layer_type == 'full_attention':
     return None
-  if layer_type is None:
+  if layer_type != _SLIDING:
     raise ConfigError(
-      f'{_LOCAL} gives sliding layers their own base; name full_attention or '
-      'sliding_attention as layer_type'
+      'sliding layers of this config have their own base; name '
+      'full_attention or sliding_attention as layer_type, which is '
+      f'{layer_type!r}'
     )
   return {'rope_type': 'default', _THETA: theta}
 
@@ -227,17 +233,22 @@ def _spec(
   if isinstance(params, str):
     return None
   params = _given(params)
-  local = layer_type == 'sliding_attention' and _local(config, layer_type)
-  outer = dict(config) | ({_THETA: config[_LOCAL]} if local else {})
-  if layer_type not in (None, 'full_attention') and not local:
-    # Beside parameters by layer type, the top-level base is the global one.
-    outer |= {_THETA: None} if _THETA in params else {}
+  family, outer = family_of(config), dict(config)
+  default_theta = family.theta
+  if layer_type not in (None, 'full_attention'):
+    # Beside what is by layer type, the top-level base is the global one.
+    local = config.get(LOCAL_THETA) if layer_type == _SLIDING else None
+    if local is not None or _THETA in params or family.local_theta:
+      outer[_THETA] = local
+    default_theta = family.local_theta or family.theta
   kind = _condensed(config, params, _rope_type(config, params))
   _check_keys(kind, params)
   original = _agreed(params, outer, ORIGINAL)
   longest = _agreed(params, outer, _MAX)
   theta = _agreed(params, outer, _THETA)
-  share = _agreed(params, outer, _PARTIAL)
+  if theta is None:
+    theta = _known(config, default_theta, _THETA)
+  share = _share(config, params, outer, kind)
   factor = params.get('factor')
   method = kind
   if kind == 'dynamic':
@@ -251,9 +262,9 @@ def _spec(
     options = {}
   return RopeSpec(
     method,
-    _head_dim(config),
-    theta=_default_theta(config) if theta is None else theta,
-    partial_rotary_factor=1.0 if share is None else share,
+    head_dim_of(config, layer_type),
+    theta=theta,
+    partial_rotary_factor=share,
     original_length=original,
     factor=factor,
     attention_factor=_attention_factor(config, params),
@@ -354,10 +365,10 @@ def _ratio(kind: str, longest: Any, original: Any) -> float | None:
     return None
   try:
     return longest / original
-  except TypeError:
+  except (TypeError, ArithmeticError):
     raise ConfigError(
       f'rope type {kind}: {_MAX} is {longest!r} and {ORIGINAL} {original!r}, '
-      'must be numbers'
+      'must be numbers of tokens'
     ) from None
 
 
@@ -375,27 +386,35 @@ def _attention_factor(config: Config, params: dict[str, Any]) -> float | None:
   return factor
 
 
-def _head_dim(config: Config) -> Any:
-  for key in ('head_dim', 'qk_rope_head_dim'):
-    if config.get(key) is not None:
-      return config[key]
-  width, heads = config.get('hidden_size'), config.get('num_attention_heads')
-  if not isinstance(width, int) or not isinstance(heads, int) or heads < 1:
+def _known(config: Config, default: float, key: str) -> float:
+  """The default of a family that has a row."""
+  if not family_of(config).known:
     raise ConfigError(
-      'config has no head_dim, nor hidden_size and num_attention_heads to '
-      'divide'
+      f'config of model type {config["model_type"]!r} has no {key}, and its '
+      f'default is not known here; add {key}'
     )
-  return width // heads
+  return default
 
 
-def _default_theta(config: Config) -> float:
-  model = config.get('model_type')
-  if model is not None and model not in _DEFAULT_THETA:
-    raise ConfigError(
-      f'config of model type {model!r} has no {_THETA}, and its default is not '
-      f'known here; add {_THETA}'
-    )
-  return _DEFAULT_THETA.get(model, 1e4)
+def _share(
+  config: Config, params: dict[str, Any], outer: Config, kind: str
+) -> Any:
+  """The share of the head that turns."""
+  share = _agreed(params, outer, _PARTIAL)
+  if share is None:
+    share = 1.0 if kind == 'proportional' else family_of(config).partial
+  head, rope = config.get('head_dim'), config.get('qk_rope_head_dim')
+  if None not in (head, rope):
+    try:
+      agree = int(head * share) == rope
+    except (TypeError, ValueError, OverflowError):
+      agree = False
+    if not agree:
+      raise ConfigError(
+        f'head_dim is {head!r} and qk_rope_head_dim {rope!r}, but '
+        f'{_PARTIAL} is {share!r}; give the share that turns'
+      )
+  return share
 
 
 def _same(a: RopeSpec | None, b: RopeSpec | None) -> bool:
@@ -409,39 +428,3 @@ def _same(a: RopeSpec | None, b: RopeSpec | None) -> bool:
   return wa.shape == wb.shape and bool(
     np.allclose(wa, wb, rtol=1e-12, atol=0) and np.allclose(fa, fb, rtol=1e-12)
   )
-
-
-def _layer_types(config: Config) -> list[str | None]:
-  """The type of every layer, None where the config makes no difference."""
-  count = config.get('num_hidden_layers')
-  types = config.get('layer_types')
-  if types:
-    if count is not None and count != len(types):
-      raise ConfigError(
-        f'layer_types has {len(types)} entries for {count} layers'
-      )
-    return list(types)
-  if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-    raise ConfigError(f'num_hidden_layers is {count!r}, must be at least 1')
-  pattern = config.get('sliding_window_pattern')
-  if pattern is None:
-    return [None] * count
-  if isinstance(pattern, bool) or not isinstance(pattern, int) or pattern < 1:
-    raise ConfigError(
-      f'sliding_window_pattern is {pattern!r}, must be a whole number above 0 '
-      '(every k-th layer is global); give layer_types for other patterns'
-    )
-  return [
-    'sliding_attention' if (i + 1) % pattern else 'full_attention'
-    for i in range(count)
-  ]
-
-
-def _per_layer(config: Config, key: str, layers: int) -> list[Any] | None:
-  values = config.get(key)
-  if not values:
-    return None
-  if not isinstance(values, list | tuple) or len(values) != layers:
-    size = len(values) if isinstance(values, list | tuple) else repr(values)
-    raise ConfigError(f'{key} has {size} entries for {layers} layers')
-  return list(values)

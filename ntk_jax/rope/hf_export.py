@@ -112,7 +112,14 @@ def _raised(spec: RopeSpec) -> _Fields:
   if dim < 4:
     return _default(spec)  # one pair, of frequency 1 whatever the base
   inv_freq, _ = spec.frequencies()
-  theta = float(inv_freq[-1] ** (-dim / (dim - 2)))
+  last = float(inv_freq[-1])
+  with np.errstate(all='ignore'):
+    theta = float(np.float64(last) ** (-dim / (dim - 2)))
+  if not np.isfinite(theta):
+    raise ConfigError(
+      f'{spec.method} cannot be written: its last frequency {last} needs a '
+      'theta beyond float64'
+    )
   return {'rope_type': 'default', 'rope_theta': theta}, {}
 
 
@@ -133,7 +140,7 @@ def _extended(kind: str) -> Callable[[RopeSpec], _Fields]:
 
   def write(spec: RopeSpec) -> _Fields:
     options = {
-      k: list(v) if isinstance(v, tuple) else v for k, v in spec.options
+      k: _floats(v) for k, v in spec.options if k != 'extrapolation_factor'
     }
     named = {
       'factor': spec.factor,
@@ -149,9 +156,20 @@ def _extended(kind: str) -> Callable[[RopeSpec], _Fields]:
     beside = {_MAX: spec.target_length}
     if kind == 'longrope':
       beside[ORIGINAL] = spec.original_length
+      if spec.attention_factor is not None:  # vLLM reads these alone
+        params |= dict.fromkeys(
+          ('short_mscale', 'long_mscale'), spec.attention_factor
+        )
     return {'rope_type': kind, **params, **options}, beside
 
   return write
+
+
+def _floats(value: Any) -> Any:
+  """Numbers as floats, in lists too: some servers refuse whole ones."""
+  if isinstance(value, tuple):
+    return [float(v) for v in value]
+  return value if isinstance(value, bool) else float(value)
 
 
 _WRITERS: dict[str, Callable[[RopeSpec], _Fields]] = {

@@ -71,8 +71,9 @@ def modify(inv_freq: Frequencies, modifier: Modifier) -> Frequencies:
   >>> modify(np.ones(3), ('cope_hard', 2))
   array([1., 0., 0.])
   """
-  name, *count = (modifier,) if isinstance(modifier, str) else modifier
-  if name not in MODIFIERS:
+  parts = modifier if isinstance(modifier, tuple) else (modifier,)
+  name, *count = parts or ('',)
+  if not isinstance(name, str) or name not in MODIFIERS:
     raise unknown('rope modifier', name, MODIFIERS)
   if name == 'resonance':
     if count:

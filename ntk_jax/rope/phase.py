@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.errors import ConfigError, unknown
+from ntk_jax.positions import as_int32
 from ntk_jax.rope import fixed_point
 from ntk_jax.typing import (
   Array,
@@ -66,7 +67,7 @@ def phases(inv_freq: Float[ArrayLike, '*P']) -> UInt32[NDArray, '*P 2']:
 
 
 def cos_sin(
-  positions: Int[ArrayLike, '*positions'],
+  positions: Int[ArrayLike, '*positions'] | list,
   inv_freq: ArrayLike,
   *,
   attention_factor: ArrayLike = 1.0,
@@ -107,7 +108,7 @@ def cos_sin(
   """
   if precision not in PRECISIONS:
     raise unknown('precision', precision, PRECISIONS)
-  p = _int32(positions)[..., None]
+  p = jnp.asarray(as_int32(positions))[..., None]
   w = _frequencies(inv_freq, precision)
   factor = jnp.asarray(attention_factor, jnp.float32)[..., None]
   words = w.dtype == jnp.uint32
@@ -122,44 +123,35 @@ def cos_sin(
   return factor * cos, factor * sin
 
 
-def lerope(
-  inv_freq: Float[ArrayLike, '*B P'], alpha_P: Float[ArrayLike, ' P']
-) -> Float32[Array, '*B P']:
+def lerope(inv_freq: ArrayLike, alpha_P: ArrayLike) -> Float32[Array, '*B P']:
   """Learned frequencies: every one times a trained multiplier.
 
   w_i * exp(alpha_i) in float32, differentiable; alpha starts at 0.
 
   Args:
     inv_freq: w in radians per position.
-    alpha_P: logarithms of the multipliers.
+    alpha_P: logarithms of the multipliers, `[P]`.
+
+  Raises:
+    ConfigError: phase words, which cannot be multiplied, or another number of
+      pairs.
 
   Source: LeRoPE in Mistral Large 4 (transformers 5.23, mistral_large4).
 
   >>> print(lerope(np.array([1.0, 0.5]), np.array([0.0, np.log(2)])))
   [1. 1.]
   """
-  w = jnp.asarray(inv_freq, jnp.float32)
-  return w * jnp.exp(jnp.asarray(alpha_P, jnp.float32))
-
-
-def _int32(positions: ArrayLike) -> Array:
-  """Positions as int32; ConfigError where that would change a value."""
-  dtype = jnp.result_type(positions)
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise ConfigError(f'positions are {dtype}, must be integers (int32)')
-  if np.can_cast(dtype, np.int32) and isinstance(positions, jax.Array):
-    return positions.astype(jnp.int32)
-  if isinstance(positions, jax.core.Tracer):
+  if not jnp.issubdtype(jnp.asarray(inv_freq).dtype, jnp.floating):
     raise ConfigError(
-      f'positions are traced as {dtype}, must fit in int32: pass '
-      'positions.astype(jnp.int32) if they do'
+      'inv_freq are phase words or integers: learned multipliers act on '
+      'frequencies themselves, and the product goes to cos_sin'
     )
-  p = np.asarray(positions)
-  if p.size and not -(2**31) <= p.min() <= p.max() < 2**31:
+  w, alpha = (jnp.asarray(x, jnp.float32) for x in (inv_freq, alpha_P))
+  if w.ndim < 1 or alpha.shape != w.shape[-1:]:
     raise ConfigError(
-      f'positions are from {p.min()} to {p.max()}, must fit in int32'
+      f'alpha_P has shape {alpha.shape}, must be one per pair: {w.shape[-1:]}'
     )
-  return jnp.asarray(p.astype(np.int32))
+  return w * jnp.exp(alpha)
 
 
 def _frequencies(inv_freq: ArrayLike, precision: str) -> Array:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_jax.errors import ConfigError
+from ntk_jax.positions import as_int32
+from ntk_jax.temperature.scalars import check_integer
 from ntk_jax.typing import Array, ArrayLike, Float32, Int, Int32
 
 
@@ -42,7 +45,7 @@ def self_extend(
   [ 5.  5.  4.  3.  1. -1.]
   """
   _at_least_1(group=group, neighbors=neighbors)
-  i, j = jnp.asarray(i), jnp.asarray(j)
+  i, j = _indices(i, j)
   shift = neighbors - (neighbors // group if integer else neighbors / group)
   far = (i // group - j // group).astype(jnp.float32) + shift
   return _causal(i, j, jnp.where(i - j < neighbors, i - j, far))
@@ -69,7 +72,7 @@ def rerope(
   [ 3.  3.  3.  2.  1.  0. -1.]
   """
   _at_least_1(window=window)
-  i, j = jnp.asarray(i), jnp.asarray(j)
+  i, j = _indices(i, j)
   return _causal(i, j, jnp.minimum(i - j, window))
 
 
@@ -94,8 +97,9 @@ def leaky_rerope(
   >>> print(leaky_rerope(5, jnp.arange(7), window=2, k=4.0))
   [ 2.75  2.5   2.25  2.    1.    0.   -1.  ]
   """
-  _at_least_1(window=window, k=k)
-  i, j = jnp.asarray(i), jnp.asarray(j)
+  _at_least_1(window=window)
+  _number_of_1(k=k)
+  i, j = _indices(i, j)
   far = window + (i - j - window).astype(jnp.float32) / k
   return _causal(i, j, jnp.where(i - j < window, i - j, far))
 
@@ -128,7 +132,7 @@ def dual_chunk(
   _at_least_1(local=local, chunk=chunk)
   if local >= chunk:
     raise ConfigError(f'local is {local}, must be less than chunk, {chunk}')
-  i, j = jnp.asarray(i), jnp.asarray(j)
+  i, j = _indices(i, j)
   c = chunk - local
   stretches = i // c - j // c
   at = jnp.where(
@@ -172,6 +176,7 @@ def pose_positions(
    [ 0  1  2  3 26 27]]
   """
   _at_least_1(batch=batch, length=length, chunks=chunks)
+  check_integer('target_length', target_length, least=1)
   if chunks > length:
     raise ConfigError(f'chunks is {chunks}, must be at most length, {length}')
   if length > target_length:
@@ -192,11 +197,24 @@ def pose_positions(
   return jax.vmap(row)(jax.random.split(key, batch))
 
 
+def _indices(i: ArrayLike, j: ArrayLike) -> tuple[Array, Array]:
+  return (
+    jnp.asarray(as_int32(i, 'query indices')),
+    jnp.asarray(as_int32(j, 'key indices')),
+  )
+
+
 def _causal(i: Array, j: Array, distance: Array) -> Array:
   return jnp.where(j > i, -1.0, distance.astype(jnp.float32))
 
 
-def _at_least_1(**values: float) -> None:
+def _number_of_1(**values: float) -> None:
   for name, value in values.items():
-    if not value >= 1:
-      raise ConfigError(f'{name} is {value}, must be at least 1')
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool) or not number or not value >= 1:
+      raise ConfigError(f'{name} is {value!r}, must be a number of at least 1')
+
+
+def _at_least_1(**values: int) -> None:
+  for name, value in values.items():
+    check_integer(name, value, least=1)

@@ -11,7 +11,7 @@ import numpy as np
 from ntk_jax.errors import ConfigError, unknown
 from ntk_jax.rope.fixed_point import difference
 from ntk_jax.rope.phase import cos_sin, phases
-from ntk_jax.typing import Array, ArrayLike, Float, Int
+from ntk_jax.typing import Array, ArrayLike, Float, Int, NDArray
 
 # Of x and of the result: whether pair i is channels (2i, 2i + 1), or
 # (i, i + P).
@@ -83,7 +83,7 @@ def apply_rope(
 
 def rerotate(
   k: Float[ArrayLike, '*B T heads H'],
-  positions: Int[ArrayLike, '*positions'],
+  positions: Int[ArrayLike, '*positions'] | list,
   old: ArrayLike,
   new: ArrayLike,
   *,
@@ -123,7 +123,12 @@ def rerotate(
   """
   if layout not in LAYOUTS:
     raise unknown('layout', layout, LAYOUTS)
-  turn = difference(_words(new), _words(old))
+  old, new = _words(old), _words(new)
+  if old.shape[-2] != new.shape[-2]:
+    raise ConfigError(
+      f'old has {old.shape[-2]} pairs and new {new.shape[-2]}, must be alike'
+    )
+  turn = difference(new, old)
   cos, sin = cos_sin(positions, turn, attention_factor=factor_ratio)
   rotated = 'half' if layout == 'interleaved_to_half' else layout
   return apply_rope(k, cos, sin, layout=rotated, span=span)
@@ -147,10 +152,17 @@ def _rotate(
   return turned.astype(x.dtype).reshape(x.shape)
 
 
-def _words(inv_freq: ArrayLike) -> ArrayLike:
-  return (
-    inv_freq if jnp.result_type(inv_freq) == jnp.uint32 else phases(inv_freq)
-  )
+def _words(inv_freq: ArrayLike) -> Array | NDArray:
+  """Phase words, checked as `cos_sin` does where they are given."""
+  w = inv_freq if isinstance(inv_freq, jax.Array) else np.asarray(inv_freq)
+  if w.dtype != np.uint32:
+    w = phases(w)
+  if w.ndim < 2 or w.shape[-1] != 2:
+    raise ConfigError(
+      f'frequencies of shape {np.shape(inv_freq)} are neither [..., P] nor '
+      'phase words [..., P, 2]'
+    )
+  return w
 
 
 def _check(x: Array, cos: Array, sin: Array, layout: str, span: str) -> None:
@@ -161,6 +173,11 @@ def _check(x: Array, cos: Array, sin: Array, layout: str, span: str) -> None:
     raise unknown('span', span, SPANS)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ConfigError(f'x is {x.dtype}, must be a floating dtype')
+  if x.ndim < 3 or cos.ndim < 1:
+    raise ConfigError(
+      f'x has shape {x.shape} and cos {cos.shape}: x is [..., T, heads, H] and '
+      'cos [..., T, P]'
+    )
   if cos.shape != sin.shape:
     raise ConfigError(f'cos has shape {cos.shape} and sin {sin.shape}')
   width = 2 * cos.shape[-1]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ntk_jax.errors import ConfigError, unknown
@@ -15,6 +16,8 @@ from ntk_jax.rope.modifiers import Modifier, modify
 from ntk_jax.typing import ArrayLike, Float64, NDArray
 
 _FIELDS = ('factor', 'original_length')  # what a method may require of a spec
+_WIDEST = 2**16  # channels of a head
+_LONGEST = 2**53  # tokens; whole numbers are exact in float64 up to here
 _LISTS = ('short_factor', 'long_factor')
 _POSITIVE = (
   'beta_fast',
@@ -66,10 +69,10 @@ class RopeSpec:
   modifiers: tuple[Modifier, ...] = ()
 
   def __post_init__(self) -> None:
-    if self.method not in METHODS:
+    if not isinstance(self.method, str) or self.method not in METHODS:
       raise unknown('rope method', self.method, METHODS)
     self._set('options', _sorted_pairs(self.options))
-    if isinstance(self.modifiers, str):
+    if not isinstance(self.modifiers, tuple | list):
       raise ConfigError(
         f'modifiers is {self.modifiers!r}; give a tuple: ({self.modifiers!r},)'
       )
@@ -77,7 +80,7 @@ class RopeSpec:
     self._check_shape()
     for name in ('theta', 'factor', 'attention_factor'):
       value = getattr(self, name)
-      if value is not None:
+      if value is not None or name == 'theta':
         self._set(name, _number(f'{self.method}: {name}', value))
     if self.theta <= 0:
       raise ConfigError(f'theta is {self.theta}, must be above 0')
@@ -91,8 +94,13 @@ class RopeSpec:
         f'attention_factor is {self.attention_factor}, must be above 0'
       )
     if self.original_length is not None:
-      length = _whole('original_length', self.original_length)
+      length = _whole('original_length', self.original_length, _LONGEST)
       self._set('original_length', length)
+      if length * (self.factor or 1.0) > _LONGEST:
+        raise ConfigError(
+          f'{self.method}: factor is {self.factor} and original_length '
+          f'{length}: the target length is beyond 2**53 tokens'
+        )
     self._check_arguments()
     self.frequencies(None)  # what only the numbers show, shows now
     if self.per_length:
@@ -178,7 +186,8 @@ class RopeSpec:
     lines.append(f'attention factor {float(attention):.6g}')
     turning = inv_freq[inv_freq > 0]
     if len(turning):
-      waves = 2 * math.pi / turning
+      with np.errstate(over='ignore'):  # a wavelength beyond float64
+        waves = 2 * math.pi / turning
       lines.append(
         f'wavelengths {waves.min():.4g} to {waves.max():.4g} tokens in '
         f'{len(turning)} pairs of {self.head_dim} channels'
@@ -193,7 +202,8 @@ class RopeSpec:
     """Original length times factor, where both are known."""
     if self.original_length is None:
       return None
-    return round(self.original_length * (self.factor or 1.0))
+    # Down to whole tokens, but not for a product just short of one.
+    return math.floor(self.original_length * (self.factor or 1.0) * (1 + 1e-12))
 
   @classmethod
   def from_hf(
@@ -227,7 +237,7 @@ class RopeSpec:
     if length is None or dim == 0:
       return []
     unscaled = RopeSpec('default', dim, theta=self.theta).frequencies()[0]
-    slow = np.flatnonzero(2 * math.pi / unscaled > length)
+    slow = np.flatnonzero(length * unscaled < 2 * math.pi)
     lines = []
     if len(slow):
       lines.append(
@@ -248,17 +258,29 @@ class RopeSpec:
       'length': length,
       'partial_rotary_factor': self.partial_rotary_factor,
     }
-    inv_freq = bind(row.frequencies, given)
+    inv_freq = self._computed(given)
     for modifier in self.modifiers:
       inv_freq = modify(inv_freq, modifier)
-    if not np.isfinite(inv_freq).all():
-      raise ConfigError(
-        f'{self.method}: these settings give frequencies that are not finite: '
-        f'{self}'
-      )
     if self.attention_factor is not None:
       return inv_freq, self.attention_factor
     return inv_freq, bind(row.attention, given) if row.attention else 1.0
+
+  def _computed(self, given: dict[str, Any]) -> NDArray:
+    """The method's frequencies, or one error where numbers run out."""
+    try:
+      with np.errstate(all='ignore'):
+        inv_freq = bind(METHODS[self.method].frequencies, given)
+    except ConfigError:
+      raise
+    except (ArithmeticError, ValueError):
+      inv_freq = np.array([np.nan])
+    if not (np.isfinite(inv_freq) & (inv_freq >= 0)).all():
+      raise ConfigError(
+        f'{self.method}: these settings give frequencies that are not finite, '
+        f'or negative: '
+        f'{str(self)[:400]}'
+      )
+    return inv_freq
 
   def _given(self) -> dict[str, Any]:
     fields = {name: getattr(self, name) for name in _FIELDS}
@@ -270,7 +292,7 @@ class RopeSpec:
     object.__setattr__(self, name, value)
 
   def _check_shape(self) -> None:
-    self._set('head_dim', _whole('head_dim', self.head_dim))
+    self._set('head_dim', _whole('head_dim', self.head_dim, _WIDEST))
     share = _number('partial_rotary_factor', self.partial_rotary_factor)
     self._set('partial_rotary_factor', share)
     lowest = 0.0 if self.method == 'proportional' else math.ulp(0.0)
@@ -382,7 +404,7 @@ def _number(name: str, value: Any) -> float:
   if isinstance(value, np.generic):
     value = value.item()
   if isinstance(value, bool) or not isinstance(value, int | float):
-    raise ConfigError(f'{name} is {value!r}, must be a number')
+    raise ConfigError(f'{name} is {repr(value)[:80]}, must be a number')
   try:
     number = float(value)
   except OverflowError:
@@ -392,21 +414,23 @@ def _number(name: str, value: Any) -> float:
   return number
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: Any, most: int) -> int:
   number = _number(name, value)
-  if number != int(number) or number < 1:
-    raise ConfigError(f'{name} is {value}, must be a whole number above 0')
+  if number != int(number) or not 1 <= number <= most:
+    raise ConfigError(f'{name} is {value}, must be a whole number, 1 to {most}')
   return int(number)
 
 
 def _lengths(length: Any) -> NDArray:
-  try:
-    lengths = np.asarray(length)
-  except Exception as error:  # jax raises its own kind for a tracer
+  if isinstance(length, jax.core.Tracer):
     raise ConfigError(
       'length is traced: frequencies are made on the host in float64; compute '
       'them outside jit and pass the arrays in (Scheme.arrays does)'
-    ) from error
+    )
+  try:
+    lengths = np.asarray(length)
+  except ValueError:  # rows of different sizes
+    lengths = np.array('ragged')
   if lengths.dtype.kind not in 'iu' or (lengths.size and lengths.min() < 1):
     raise ConfigError(
       f'length is {length!r}, must be whole numbers of tokens, at least 1'

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from ntk_jax.errors import ConfigError
-from ntk_jax.temperature.scalars import check_integer
+from ntk_jax.positions import as_int32
+from ntk_jax.temperature.scalars import check_integer, check_number
 from ntk_jax.typing import Array, ArrayLike, Float32, Int, Int32
 
 PerHead = ArrayLike | tuple[float, ...]  # a scalar, or one value per head
@@ -46,13 +47,27 @@ def affine(
   [[1.        1.       ]
    [1.6931472 3.7725887]]
   """
-  p = jnp.asarray(p)
-  if not jnp.issubdtype(p.dtype, jnp.integer):
-    raise ConfigError(f'positions are {p.dtype}, must be integers (int32)')
-  a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
-  growth = g(p.astype(jnp.int32))
+  p = jnp.asarray(as_int32(p))
+  a, b = _float32(a), _float32(b)
+  growth = g(p)
   per_head = max(a.ndim, b.ndim) > 0
   return a + b * (growth[..., None] if per_head else growth)
+
+
+def _float32(value: PerHead) -> Array:
+  try:
+    array = jnp.asarray(value, jnp.float32)
+  except (TypeError, ValueError) as error:
+    raise ConfigError(
+      f'a setting of a temperature is {value!r}, must be a number or one per '
+      'head'
+    ) from error
+  if array.ndim > 1:
+    raise ConfigError(
+      f'a setting of a temperature has shape {array.shape}, must be a number '
+      'or one per head'
+    )
+  return array
 
 
 def log_count(p: Int32[Array, '*p']) -> Float32[Array, '*p']:
@@ -276,6 +291,7 @@ def entropy_invariant(
   [0.        2.3025851]
   """
   check_integer('head_dim', head_dim, least=1)
+  check_number('kappa', kappa)
   return affine(p, 0.0, kappa / math.sqrt(head_dim), log_count)
 
 

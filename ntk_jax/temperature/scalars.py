@@ -21,6 +21,7 @@ def yarn(factor: float, mscale: float = 1.0) -> float:
   1.81326
   """
   _check_factor(factor)
+  check_number('mscale', mscale)
   return 0.1 * mscale * math.log(factor) + 1.0
 
 
@@ -115,7 +116,8 @@ def divisor(head_dim: int, kind: str | float = 'sqrt') -> float:
     if kind not in kinds:
       raise unknown('divisor', kind, [*kinds, 'a positive number'])
     return kinds[kind]
-  if not 0 < kind < math.inf:
+  check_number('divisor', kind)
+  if kind <= 0:
     raise ConfigError(f'divisor is {kind}, must be positive and finite')
   return float(kind)
 
@@ -125,11 +127,22 @@ def check_integer(name: str, value: int, least: int) -> None:
 
   >>> check_integer('length', 512, least=2)
   """
-  integer = isinstance(value, int | np.integer)
+  integer = isinstance(value, int | np.integer) and value is not True
   if not integer or not least <= value < 2**31:
     raise ConfigError(f'{name} is {value!r}, must be an integer >= {least}')
 
 
+def check_number(name: str, value: float) -> None:
+  """ConfigError unless a finite number.
+
+  >>> check_number('beta', 0.1)
+  """
+  number = isinstance(value, int | float | np.integer | np.floating)
+  if isinstance(value, bool) or not number or not -math.inf < value < math.inf:
+    raise ConfigError(f'{name} is {value!r}, must be a finite number')
+
+
 def _check_factor(factor: float) -> None:
-  if not 1 <= factor < math.inf:
-    raise ConfigError(f'factor is {factor}, must be finite and at least 1')
+  check_number('factor', factor)
+  if factor < 1:
+    raise ConfigError(f'factor is {factor}, must be at least 1')

@@ -134,6 +134,37 @@ def test_numbers_are_floats_and_nothing_is_null() -> None:
     assert None not in params.values()
 
 
+def test_defaults_given_whole_numbers_and_part_tokens_are_written_well() -> (
+  None
+):
+  given = RopeSpec(
+    'yarn', 8, **BOTH, options={'extrapolation_factor': 1.0, 'beta_fast': 32}
+  )
+  params = given.to_hf('v5')['rope_parameters']
+  assert 'extrapolation_factor' not in params
+  assert isinstance(params['beta_fast'], float)
+  same(given, read(given, 'dual'))
+  whole = {'short_factor': [1, 1, 1, 1], 'long_factor': [1, 2, 3, 4]}
+  longrope = RopeSpec('longrope', 8, **BOTH, options=whole).to_hf('v5')
+  listed = longrope['rope_parameters']['long_factor']
+  assert all(isinstance(x, float) for x in listed)
+  part = RopeSpec('yarn', 8, factor=1.0002, original_length=4096)
+  assert part.to_hf()['max_position_embeddings'] == 4096  # not 4097
+
+
+def test_longrope_tells_vllm_its_attention_factor() -> None:
+  params = NATIVE[14].to_hf('v5')['rope_parameters']
+  assert params['short_mscale'] == params['long_mscale'] == 1.3
+
+
+def test_a_theta_beyond_float64_is_refused() -> None:
+  spec = RopeSpec('theta_scale', 8, theta=2.0, factor=1e14, original_length=7)
+  spec.to_hf()
+  huge = RopeSpec('ntk', 8, theta=1e300, factor=1e12)
+  with pytest.raises(ConfigError, match='beyond float64'):
+    huge.to_hf()
+
+
 def test_version_4_is_told_that_there_is_no_scaling() -> None:
   written = RopeSpec('ntk', 8, **BOTH).to_hf('v4')
   assert written['rope_scaling'] is None

@@ -201,7 +201,7 @@ def test_pose_of_one_token() -> None:
 
 RANDOM = jax.random.key(0)
 ERRORS: dict[str, Callable[[], object]] = {
-  'group is 0, must be at least 1': lambda: self_extend(
+  'group is 0, must be an integer >= 1': lambda: self_extend(
     QUERY, KEY, group=0, neighbors=4
   ),
   'neighbors is 0, must be': lambda: self_extend(
@@ -215,7 +215,7 @@ ERRORS: dict[str, Callable[[], object]] = {
   'local is 4, must be less than chunk, 4': lambda: dual_chunk(
     QUERY, KEY, chunk=4, local=4
   ),
-  'local is 0, must be at least 1': lambda: dual_chunk(
+  'local is 0, must be an integer >= 1': lambda: dual_chunk(
     QUERY, KEY, chunk=4, local=0
   ),
   'length is 9, must be at most target_length, 8': lambda: pose_positions(
