@@ -14,10 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors see; at run time `__getattr__` answers
+  from ntk_jax.mask import Mask
   from ntk_jax.rope import RopeSpec, apply_rope, cos_sin, rerotate
   from ntk_jax.scheme import Scheme
 
 __all__ = [
+  'Mask',
   'RopeSpec',
   'Scheme',
   '__version__',
@@ -25,6 +27,7 @@ __all__ = [
   'attention',
   'cos_sin',
   'extend',
+  'mask',
   'model',
   'rerotate',
   'rope',
@@ -33,6 +36,7 @@ __all__ = [
 ]
 # Where the names live that are not modules of their own name.
 _HOMES = {
+  'Mask': 'ntk_jax.mask',
   'RopeSpec': 'ntk_jax.rope',
   'Scheme': 'ntk_jax.scheme',
   'apply_rope': 'ntk_jax.rope',
