@@ -1,11 +1,9 @@
-"""Causal attention by tiles of queries, forward and backward, any backend.
+"""Attention in O(n) memory, forward and backward, on any backend.
 
-A tile of query rows meets the whole visible prefix at once: its scores
-(tile x prefix) stay in a CPU's cache, no tile above the diagonal is computed,
-and no T x T array exists. The backward pass recomputes the weights from the
-saved log-sum-exp. Long rows go a few heads at a time, because all of them
-together fall out of cache and run 1.5-2x slower; small inputs go at once,
-because a loop over them costs as much again.
+One custom gradient over two ways through the work: `prefix` where the keys of
+each tile are known beforehand, `blocks` where they are known when the program
+runs. Both give the output and its log-sum-exp and differentiate both. The
+backward pass recomputes the weights from the saved log-sum-exp.
 """
 
 from __future__ import annotations
@@ -15,168 +13,178 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ntk_jax.errors import ConfigError
-from ntk_jax.typing import Array, ArrayLike, Float
+from ntk_jax.attention import blocks, prefix
+from ntk_jax.attention.blocks import Rows
+from ntk_jax.attention.tile import Logits, Saved
+from ntk_jax.mask import Mask
+from ntk_jax.typing import Array, ArrayLike, Float, Float32
 
-# Scores of all heads and tiles together up to which no loop is worth while.
-_SMALL = 2**21
-# Scores held at once beyond: 1 MiB of float32, about one core's L2 cache.
-_SCORES_IN_CACHE = 2**18
-_HIDDEN = -1e30
-
-# Operands of any precision, sums in float32.
-_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+# Longest rows whose tiles are unrolled; longer ones cost too much to compile.
+_UNROLLED = 2048
 
 
 def blockwise_attention(
   q: Float[Array, 'B T N H'],
-  k: Float[Array, 'B T K H'],
-  v: Float[Array, 'B T K H'],
+  k: Float[Array, 'B S K H'],
+  v: Float[Array, 'B S K Hv'],
   *,
-  window: ArrayLike = 2**31 - 1,
+  mask: Mask = Mask(),  # noqa: B008 (frozen)
+  q_positions: ArrayLike | None = None,
+  kv_positions: ArrayLike | None = None,
+  q_segments: ArrayLike | None = None,
+  kv_segments: ArrayLike | None = None,
+  kv_keep: ArrayLike | None = None,
   scale: float | None = None,
-) -> Float[Array, 'B T N H']:
-  """Causal softmax attention in O(T) memory, forward and backward.
+  q_scale: ArrayLike | None = None,
+  soft_cap: float | None = None,
+  sink_logits: ArrayLike | None = None,
+) -> tuple[Float[Array, 'B T N Hv'], Float32[Array, 'B T N']]:
+  """Softmax attention in O(T + S) memory, forward and backward.
 
-  The same equation as `reference_attention`: `out_i = sum_j softmax_j(scale *
-  q_i . k_j) v_j` over `0 <= i - j < window`. Differentiable in q, k and v.
-
-  Args:
-    q: queries; N query heads.
-    k: keys; K heads, each serving G = N // K query heads, never repeated.
-    v: values.
-    window: keys that a query sees, itself included; may be traced, so that
-      one executable serves full and windowed attention.
-    scale: multiplier of the logits, H**-0.5 if None.
+  The equation of `reference_attention`, K and V never repeated for the heads
+  that share them. Differentiable in q, k, v, q_scale and sink_logits, through
+  the output and the log-sum-exp. Arguments are those of
+  `ntk_jax.attention.attention`, which checks them; here nothing is checked.
 
   Returns:
-    The weighted values, in q's dtype.
+    The weighted values in q's dtype, and lse in float32.
 
-  Raises:
-    ConfigError: if K does not divide N, shapes disagree, or the window is a
-      number below 1.
-
-  Source: the tiling of FlashAttention-2 (Dao 2023, arXiv 2307.08691).
+  Source: the tiling of FlashAttention-2 (Dao 2023, arXiv:2307.08691).
 
   >>> x = jnp.arange(4.0).reshape(1, 4, 1, 1)
-  >>> out = blockwise_attention(0 * x, x, x, window=2)
-  >>> print([round(float(y), 2) for y in out.ravel()])
-  [0.0, 0.5, 1.5, 2.5]
+  >>> out, _ = blockwise_attention(0 * x, x, x, mask=Mask(window=2))
+  >>> print(out.ravel())
+  [0.  0.5 1.5 2.5]
   """
-  B, T, N, H = q.shape
-  K = k.shape[2]
-  if k.shape != (B, T, K, H) or v.shape != k.shape or N % K:
-    raise ConfigError(
-      f'attention shapes disagree: q {q.shape}, k {k.shape}, v {v.shape}; '
-      'k and v must be alike, share batch, length and head dim with q, and '
-      'have a number of heads that divides that of q'
-    )
-  if isinstance(window, int) and window < 1:
-    raise ConfigError(
-      f'window is {window}: a query sees itself, so a window is at least 1'
-    )
-  G = N // K
-  rows = _heads_at_once(B * K, G, T)
-  q_MRGTH = (
-    q.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(-1, rows, G, T, H)
+  (B, T, N, H), S = q.shape, k.shape[1]
+  if q_scale is not None:
+    a_BTN = jnp.broadcast_to(jnp.asarray(q_scale, jnp.float32), (B, T, N))
+    q = (q.astype(jnp.float32) * a_BTN[..., None]).astype(q.dtype)
+  sides = q_positions, kv_positions, q_segments, kv_segments, kv_keep
+  given = any(x is not None for x in sides)
+  rows = None if whole_rows(T, given) else _rows((B, T, S), *sides)
+  logits = Logits(
+    float(H**-0.5 if scale is None else scale),
+    None if soft_cap is None else float(soft_cap),
   )
-  k_MRTH = k.transpose(0, 2, 1, 3).reshape(-1, rows, T, H)
-  v_MRTH = v.transpose(0, 2, 1, 3).reshape(-1, rows, T, H)
-  scale = H**-0.5 if scale is None else scale
-  out_MRGTH = _attend(q_MRGTH, k_MRTH, v_MRTH, jnp.int32(window), float(scale))
-  out_BTKGH = out_MRGTH.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4)
-  return out_BTKGH.reshape(B, T, N, H)
+  out, lse = _attend(logits, q, k, v, mask, rows)
+  if sink_logits is None:
+    return out, lse
+  return _with_sinks(out, lse, jnp.asarray(sink_logits, jnp.float32))
 
 
-def _tile(length: int) -> int:
-  """Query rows per tile: 128, and 256 for long rows, to unroll fewer."""
-  return min(256, max(128, -(-length // 8)))
+def whole_rows(length: int, given: bool) -> bool:
+  """Whether `prefix` serves a call: it knows which keys a tile sees.
+
+  A runtime window is compared there, not skipped; rows are short.
+
+  Args:
+    length: T.
+    given: whether positions, segments or kept keys are.
+
+  >>> whole_rows(512, given=False), whole_rows(512, given=True)
+  (True, False)
+  """
+  return not given and length <= _UNROLLED
 
 
-def _heads_at_once(heads: int, group: int, length: int) -> int:
-  """The largest divisor of `heads` (kv) whose scores fit the cache together."""
-  if heads * group * length**2 <= _SMALL:
-    return heads
-  fitting = max(1, _SCORES_IN_CACHE // (group * _tile(length) * length))
-  return next(n for n in range(fitting, 0, -1) if heads % n == 0)
+def _rows(
+  sizes: tuple[int, int, int],
+  q_positions: ArrayLike | None,
+  kv_positions: ArrayLike | None,
+  q_segments: ArrayLike | None,
+  kv_segments: ArrayLike | None,
+  kv_keep: ArrayLike | None,
+) -> Rows:
+  B, T, S = sizes
+
+  def full(x: ArrayLike, length: int) -> Array:
+    return jnp.broadcast_to(jnp.asarray(x, jnp.int32), (B, length))
+
+  if kv_segments is None:
+    kv_segments = q_segments
+  return Rows(
+    full(jnp.arange(T) if q_positions is None else q_positions, T),
+    full(jnp.arange(S) if kv_positions is None else kv_positions, S),
+    None if q_segments is None else full(q_segments, T),
+    None if kv_segments is None else full(kv_segments, S),
+    None if kv_keep is None else full(kv_keep, S) > 0,
+  )
 
 
-def _tiles(length: int) -> list[tuple[int, int]]:
-  tile = _tile(length)
-  return [(t, min(t + tile, length)) for t in range(0, length, tile)]
+def _with_sinks(
+  out_BTNH: Array, lse_BTN: Array, sink_N: Array
+) -> tuple[Array, Array]:
+  """A logit more in every denominator: exact, from the log-sum-exp alone."""
+  empty_BTN = jnp.isneginf(lse_BTN)
+  lse_BTN = jnp.where(empty_BTN, 0, lse_BTN)
+  total_BTN = jnp.logaddexp(lse_BTN, sink_N)
+  share_BTN = jnp.exp(lse_BTN - total_BTN)
+  out_BTNH = (out_BTNH * share_BTN[..., None]).astype(out_BTNH.dtype)
+  return out_BTNH, jnp.where(empty_BTN, -jnp.inf, total_BTN)
 
 
-def _scores(
-  q_RGtH: Array, k_RSH: Array, start: int, window: ArrayLike, scale: float
-) -> Array:
-  """Scaled logits of one tile against its prefix, hidden keys at -1e30."""
-  s_RGtS = scale * _einsum('rgth,rsh->rgts', q_RGtH, k_RSH)
-  t, S = s_RGtS.shape[-2:]
-  distance_tS = start + jnp.arange(t)[:, None] - jnp.arange(S)
-  visible_tS = (distance_tS >= 0) & (distance_tS < window)
-  return jnp.where(visible_tS, s_RGtS, _HIDDEN)
+def _split(x_BTNH: Array, loops: int) -> Array:
+  """`[B, T, N, ...]` to `[M, B N / M, T, ...]`: a step's heads together."""
+  x = jnp.moveaxis(x_BTNH, 1, 2)
+  return x.reshape(loops, -1, *x.shape[2:])
 
 
-# q, k, v, window, out, log-sum-exp
-Saved = tuple[Array, Array, Array, ArrayLike, Array, Array]
+def _join(x_MQTH: Array, batch: int) -> Array:
+  """`[M, Q, T, ...]` to `[B, T, N, ...]`."""
+  M, Q, *rest = x_MQTH.shape
+  if M % batch:
+    return jnp.moveaxis(x_MQTH.reshape(batch, -1, *rest), 2, 1)
+  # One transpose from the loop's own layout: a CPU copies once, not twice.
+  x = jnp.moveaxis(x_MQTH.reshape(batch, M // batch, Q, *rest), 3, 1)
+  return x.reshape(batch, rest[0], -1, *rest[1:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+Residuals = tuple[Array, Array, Array, Mask, Rows | None, Array, Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-  q: Array, k: Array, v: Array, window: ArrayLike, scale: float
-) -> Array:
-  return _forward(q, k, v, window, scale)[0]
+  logits: Logits, q: Array, k: Array, v: Array, mask: Mask, rows: Rows | None
+) -> tuple[Array, Array]:
+  return _forward(logits, q, k, v, mask, rows)[0]
 
 
 def _forward(
-  q: Array, k: Array, v: Array, window: ArrayLike, scale: float
-) -> tuple[Array, Saved]:
-  def some_heads(qkv: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    q_RGTH, k_RTH, v_RTH = qkv
-    outs, lses = [], []
-    for start, stop in _tiles(q_RGTH.shape[2]):
-      s = _scores(
-        q_RGTH[:, :, start:stop], k_RTH[:, :stop], start, window, scale
-      )
-      top = s.max(axis=-1, keepdims=True)
-      p = jnp.exp(s - top)
-      total = p.sum(axis=-1, keepdims=True)
-      out = _einsum('rgts,rsh->rgth', p.astype(v.dtype), v_RTH[:, :stop])
-      outs.append((out / total).astype(q.dtype))
-      lses.append((top + jnp.log(total))[..., 0])
-    return jnp.concatenate(outs, 2), jnp.concatenate(lses, 2)
-
-  out, lse = jax.lax.map(some_heads, (q, k, v))
-  return out, (q, k, v, window, out, lse)
+  logits: Logits,
+  q_BTNH: Array,
+  k_BSKH: Array,
+  v_BSKH: Array,
+  mask: Mask,
+  rows: Rows | None,
+) -> tuple[tuple[Array, Array], Residuals]:
+  (B, T, N, _), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
+  if rows is None:
+    loops = prefix.loops(B, K, N // K, T)
+  else:
+    loops = blocks.loops(B, K, N // K, T, S)
+  q, k, v = (_split(x, loops) for x in (q_BTNH, k_BSKH, v_BSKH))
+  if rows is None:
+    out, lse = prefix.forward(q, k, v, mask, logits)
+  else:
+    out, lse = blocks.forward(q, k, v, rows, mask, logits)
+  return (_join(out, B), _join(lse, B)), (q, k, v, mask, rows, out, lse)
 
 
 def _backward(
-  scale: float, saved: Saved, d_out: Array
-) -> tuple[Array, Array, Array, None]:
-  q, k, v, window, out, lse = saved
-  delta = (out.astype(jnp.float32) * d_out).sum(axis=-1)
-
-  def some_heads(xs: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    q_RGTH, k_RTH, v_RTH, do_RGTH, lse_RGT, delta_RGT = xs
-    dk = jnp.zeros(k_RTH.shape, jnp.float32)
-    dv = jnp.zeros(v_RTH.shape, jnp.float32)
-    dqs = []
-    for start, stop in _tiles(q_RGTH.shape[2]):
-      rows = slice(start, stop)
-      q_t, do_t = q_RGTH[:, :, rows], do_RGTH[:, :, rows]
-      s = _scores(q_t, k_RTH[:, :stop], start, window, scale)
-      p = jnp.exp(s - lse_RGT[:, :, rows, None])
-      dp = _einsum('rgth,rsh->rgts', do_t, v_RTH[:, :stop])
-      ds = p * (dp - delta_RGT[:, :, rows, None]) * scale
-      ds, p = ds.astype(q.dtype), p.astype(q.dtype)
-      dqs.append(_einsum('rgts,rsh->rgth', ds, k_RTH[:, :stop]))
-      dk = dk.at[:, :stop].add(_einsum('rgts,rgth->rsh', ds, q_t))
-      dv = dv.at[:, :stop].add(_einsum('rgts,rgth->rsh', p, do_t))
-    dq = jnp.concatenate(dqs, 2).astype(q.dtype)
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
-
-  dq, dk, dv = jax.lax.map(some_heads, (q, k, v, d_out, lse, delta))
-  return dq, dk, dv, None
+  logits: Logits, residuals: Residuals, d: tuple[Array, Array]
+) -> tuple[Array, Array, Array, None, None]:
+  q, k, v, mask, rows, out, lse = residuals
+  B = d[0].shape[0]
+  d_out, d_lse = (_split(x, q.shape[0]) for x in d)
+  delta = (out.astype(jnp.float32) * d_out).sum(axis=-1) - d_lse
+  saved = Saved(q, d_out, jnp.where(jnp.isneginf(lse), jnp.inf, lse), delta)
+  if rows is None:
+    grads = prefix.backward(saved, k, v, mask, logits)
+  else:
+    grads = blocks.backward(saved, k, v, rows, mask, logits)
+  dq, dk, dv = (_join(x, B) for x in grads)
+  return dq, dk, dv, None, None
 
 
 _attend.defvjp(_forward, _backward)

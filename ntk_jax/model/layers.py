@@ -10,7 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ntk_jax.attention.blockwise import blockwise_attention
+from ntk_jax.attention.api import attention
+from ntk_jax.mask import Mask
 from ntk_jax.rope.rotate import apply_rope
 from ntk_jax.typing import Array, ArrayLike, Float, NDArray
 
@@ -75,7 +76,6 @@ def self_attention(
     for name, n in (('q', N), ('k', K), ('v', K))
   )
   q_BTNH = apply_rope(q, cos, sin) * q_scale[..., None, None].astype(q.dtype)
-  out_BTNH = blockwise_attention(
-    q_BTNH, apply_rope(k, cos, sin), v, window=window
-  )
+  k_BTKH = apply_rope(k, cos, sin)
+  out_BTNH = attention(q_BTNH, k_BTKH, v, mask=Mask(window=window))
   return out_BTNH.reshape(x.shape[0], -1) @ params['out']

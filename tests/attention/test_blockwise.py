@@ -1,116 +1,67 @@
-"""Tiled attention equals the oracle, and the oracle equals the equation."""
+"""Attention in O(n) memory equals the oracle, skips, and stays O(n)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from hypothesis import given, settings
 
-from ntk_jax.attention import blockwise, blockwise_attention
+from attention.cases import (
+  NO_WINDOW,
+  TOLERANCE,
+  Attention,
+  Case,
+  assert_close,
+  cases,
+  operands,
+  run,
+)
+from ntk_jax.attention import blocks, prefix
+from ntk_jax.attention.blocks import Rows
+from ntk_jax.attention.blockwise import blockwise_attention
 from ntk_jax.attention.reference import reference_attention
-from ntk_jax.errors import ConfigError
-
-# float32 sums of another order differ by this share of the largest value.
-TOLERANCE = 2e-5
-NO_WINDOW = 2**31 - 1
-
-Attention = Callable[..., jax.Array]
+from ntk_jax.mask import Mask
 
 
-def draw(
-  shape: tuple[int, int, int, int], kv_heads: int, seed: int = 0
-) -> list[jax.Array]:
-  """q, k, v and a cotangent; logits large enough to make peaked weights."""
-  B, T, N, H = shape
-  keys = jax.random.split(jax.random.key(seed), 4)
-  heads = (N, kv_heads, kv_heads, N)
-  return [
-    2 * jax.random.normal(key, (B, T, n, H)) for key, n in zip(keys, heads)
-  ]
+def compare(case: Case) -> None:
+  found = run(blockwise_attention, case)
+  assert_close(found, run(reference_attention, case), TOLERANCE)
 
 
-def both(attend: Attention, **options: object) -> Callable[..., list]:
-  """(window, cotangent, q, k, v) to the output and gradients in q, k and v."""
-
-  @jax.jit
-  def run(
-    window: jax.Array, g: jax.Array, *qkv: jax.Array
-  ) -> tuple[jax.Array, ...]:
-    out, pull = jax.vjp(lambda *x: attend(*x, window=window, **options), *qkv)
-    return out, *pull(g)
-
-  return lambda *args: [np.asarray(x) for x in run(*args)]
+# One tile, tiles with a remainder, and one key.
+@settings(max_examples=14, deadline=None, derandomize=True, database=None)
+@given(cases(lengths=(1, 61, 300), plain=False))
+def test_any_call_equals_the_oracle(case: Case) -> None:
+  compare(case)
 
 
-def assert_close(
-  found: list[np.ndarray], expected: list[np.ndarray], tolerance: float
-) -> None:
-  for i, (x, y) in enumerate(zip(found, expected, strict=True)):
-    # A gradient that is zero in theory (one visible key) has no scale of its
-    # own; inputs are of order one.
-    scale = max(1.0, np.abs(y).max())
-    np.testing.assert_allclose(
-      x, y, rtol=0, atol=tolerance * scale, err_msg=f'array {i}'
-    )
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(cases(lengths=(1, 61, 300), plain=True))
+def test_a_plain_call_equals_the_oracle(case: Case) -> None:
+  compare(case)
 
 
-def test_the_oracle_is_the_equation() -> None:
-  q, k, v, _ = draw((2, 7, 6, 5), kv_heads=2)
-  out = reference_attention(q, k, v, window=3, scale=0.3)
-  q64, k64, v64 = (np.asarray(x, np.float64) for x in (q, k, v))
-  expected = np.zeros(q.shape)
-  for b, i, n in np.ndindex(2, 7, 6):
-    kept = range(max(0, i - 2), i + 1)
-    weight = np.array([0.3 * q64[b, i, n] @ k64[b, j, n // 3] for j in kept])
-    weight = np.exp(weight - weight.max())
-    weight /= weight.sum()
-    expected[b, i, n] = sum(w * v64[b, j, n // 3] for w, j in zip(weight, kept))
-  np.testing.assert_allclose(out, expected, rtol=0, atol=5e-6)
-
-
-# One tile and one loop; tiles with a remainder; a group; a prime number of
-# heads of which a few would fit.
-SHAPES = (
-  (1, 1, 1, 2, 1),
-  (3, 61, 2, 3, 5),
-  (1, 257, 3, 2, 7),
-  (5, 389, 3, 1, 2),
-  (2, 601, 2, 3, 5),
-  (17, 353, 1, 1, 3),
-)
-
-
+# Tiles in a loop over heads; a prime number of heads; long rows.
 @pytest.mark.parametrize(
-  ('batch', 'length', 'kv_heads', 'group', 'head_dim'), SHAPES
+  ('sizes', 'mask'),
+  [
+    ((5, 389, 389, 3, 1, 2, 2), Mask()),
+    ((2, 601, 601, 2, 3, 5, 5), Mask(window=130)),
+    ((17, 353, 353, 1, 1, 3, 3), Mask(window=np.array(200))),
+    ((1, 2100, 2100, 2, 1, 3, 3), Mask(window=300, sink_tokens=2)),
+  ],
 )
-def test_output_and_gradients_equal_the_oracle(
-  batch: int, length: int, kv_heads: int, group: int, head_dim: int
-) -> None:
-  shape = (batch, length, kv_heads * group, head_dim)
-  ours, oracle = both(blockwise_attention), both(reference_attention)
-
-  @settings(max_examples=8, deadline=None, derandomize=True, database=None)
-  @example(window=NO_WINDOW, seed=0)
-  @example(window=1, seed=0)
-  @given(window=st.integers(1, length + 1), seed=st.integers(0, 99))
-  def check(window: int, seed: int) -> None:
-    *qkv, g = draw(shape, kv_heads, seed)
-    found = ours(np.int32(window), g, *qkv)
-    assert_close(found, oracle(np.int32(window), g, *qkv), TOLERANCE)
-
-  check()
+def test_long_rows_equal_the_oracle(sizes: tuple, mask: Mask) -> None:
+  compare(Case(*_plain(sizes, mask)))
 
 
-def test_the_shapes_loop_over_heads() -> None:
-  assert blockwise._heads_at_once(5 * 3, 1, 389) < 15
-  assert blockwise._heads_at_once(2 * 2, 3, 601) < 4
-  assert blockwise._heads_at_once(17, 1, 353) == 1  # 7 would fit, 17 is prime
+def _plain(sizes: tuple, mask: Mask) -> tuple:
+  floats, cotangents = operands(np.random.default_rng(0), sizes)
+  return floats, {}, mask, {}, cotangents
 
 
 @pytest.mark.parametrize(
@@ -121,86 +72,189 @@ def test_the_shapes_loop_over_heads() -> None:
     (8, 1, 2048, 1),
     (8, 4, 1024, 1),  # one kv head with its group is the least
     (15, 1, 512, 3),  # 4 would fit and does not divide 15
+    (17, 1, 353, 1),  # 5 would fit, 17 is prime
   ],
 )
 def test_heads_at_once(
   heads: int, group: int, length: int, at_once: int
 ) -> None:
-  assert blockwise._heads_at_once(heads, group, length) == at_once
+  assert prefix._heads_at_once(heads, group, length) == at_once
 
 
-def test_scale_is_used_in_both_directions() -> None:
-  *qkv, g = draw((1, 150, 2, 4), kv_heads=1)
-  args = np.int32(NO_WINDOW), g, *qkv
-  found = both(blockwise_attention, scale=0.21)(*args)
-  assert_close(found, both(reference_attention, scale=0.21)(*args), TOLERANCE)
-  default = both(reference_attention)(*args)
-  assert np.abs(found[0] - default[0]).max() > 0.1
+def test_one_executable_serves_every_window_and_packing() -> None:
+  rng = np.random.default_rng(3)
+  floats, _ = operands(rng, (1, 300, 300, 2, 2, 5, 5))
+  floats = jax.tree.map(jnp.asarray, floats)
+  traces = []
 
+  @jax.jit
+  def call(mask: Mask, positions: jax.Array, segments: jax.Array) -> jax.Array:
+    traces.append(mask)
+    rows = {
+      'q_positions': positions,
+      'kv_positions': positions,
+      'q_segments': segments,
+      'kv_segments': segments,
+    }
+    return blockwise_attention(**floats, **rows, mask=mask)[0]
 
-def test_a_static_window_is_the_traced_one() -> None:
-  q, k, v, _ = draw((1, 150, 2, 4), kv_heads=1)
-  traced = jax.jit(lambda n: blockwise_attention(q, k, v, window=n))(3)
-  static = blockwise_attention(q, k, v, window=3)
-  np.testing.assert_allclose(traced, static, rtol=0, atol=TOLERANCE)
-  full = blockwise_attention(q, k, v)
-  assert np.abs(full - static).max() > 0.1
-
-
-def test_bfloat16_sums_in_float32() -> None:
-  *qkv, g = (x.astype(jnp.bfloat16) for x in draw((1, 260, 4, 8), kv_heads=2))
-  window = np.int32(NO_WINDOW)
-  found = both(blockwise_attention)(window, g, *qkv)
-  assert {x.dtype.name for x in found} == {'bfloat16'}
-  wide = [x.astype(jnp.float32) for x in (g, *qkv)]
-  expected = both(reference_attention)(window, *wide)
-  # Eight bits of mantissa in weights and in each result.
-  assert_close([x.astype(np.float32) for x in found], expected, 1e-2)
-
-
-def sizes(jaxpr: Jaxpr) -> Iterator[int]:
-  """Elements of every array that a program makes, loops included."""
-  for equation in jaxpr.eqns:
-    yield from (
-      np.prod(getattr(var.aval, 'shape', ())) for var in equation.outvars
+  for window, documents in ((NO_WINDOW, 1), (17, 3), (130, 2), (0, 2)):
+    segments = np.sort(rng.integers(1, documents + 1, (1, 300)), axis=1)
+    positions = np.arange(300)[None]
+    # Within a trace a window may be any int32; 0 hides everything.
+    mask = Mask(window=jnp.int32(window), document=True)
+    found = call(mask, positions, segments)
+    expected, _ = reference_attention(
+      **floats,
+      q_segments=segments,
+      mask=mask,
     )
-    for inner in jaxprs_in_params(equation.params):
-      yield from sizes(inner)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+  assert len(traces) == 1
 
 
-@pytest.mark.parametrize('length', [1024, 2100])
-def test_no_array_is_quadratic_in_length(length: int) -> None:
-  def largest(attend: Attention) -> int:
-    grads = jax.grad(lambda *qkv: attend(*qkv).sum(), argnums=(0, 1, 2))
-    q = jax.ShapeDtypeStruct((1, length, 2, 4), jnp.float32)
-    return max(sizes(jax.make_jaxpr(grads)(q, q, q).jaxpr))
+def test_an_empty_row_gives_zero_and_no_gradient() -> None:
+  floats, cotangents = operands(np.random.default_rng(2), (1, 5, 5, 1, 2, 3, 4))
+  floats['sink_logits'] = np.ones(2, np.float32)
+  rows = {'q_segments': np.array([[1, 1, 0, 0, 0]])}
+  found = run(blockwise_attention, Case(floats, rows, Mask(), {}, cotangents))
+  assert np.isneginf(found['lse'][:, 2:]).all()
+  for name in ('out', 'd_q', 'd_k', 'd_v'):
+    assert (found[name][:, 2:] == 0).all(), name
+    assert (found[name][:, :2] != 0).any(), name
+  rows = {'q_segments': np.zeros((1, 5), int)}
+  found = run(blockwise_attention, Case(floats, rows, Mask(), {}, cotangents))
+  del found['lse']
+  assert all((x == 0).all() for x in found.values())
 
-  assert largest(reference_attention) == 2 * length**2  # the counter counts
-  assert largest(blockwise_attention) <= 2**18 + 256 * length
+
+@pytest.mark.parametrize('rows', [False, True])
+def test_bfloat16_sums_in_float32(rows: bool) -> None:
+  floats, cotangents = operands(
+    np.random.default_rng(4), (1, 260, 260, 2, 2, 8, 8)
+  )
+  floats = {
+    n: np.asarray(jnp.bfloat16(x), np.float32) for n, x in floats.items()
+  }
+  floats['sink_logits'] = np.ones(4, np.float32)
+  p = np.arange(260)[None]
+  given = {'q_positions': p, 'kv_positions': p} if rows else {}
+  case = Case(floats, given, Mask(), {}, cotangents)
+  found = run(blockwise_attention, case, jnp.bfloat16)
+  assert {
+    x.dtype.name for n, x in found.items() if n in ('out', 'd_q', 'd_k', 'd_v')
+  } == {'bfloat16'}
+  assert found['lse'].dtype == np.float32
+  # Eight bits of mantissa in weights and in each result.
+  assert_close(found, run(reference_attention, case), 1.2e-2)
 
 
-@pytest.mark.unchecked
+def test_extreme_positions_do_not_wrap() -> None:
+  floats, cotangents = operands(np.random.default_rng(5), (1, 4, 4, 1, 1, 2, 2))
+  p = np.array([[-(2**31), -5, 7, 2**31 - 1]], np.int32)
+  rows = {'q_positions': p, 'kv_positions': p}
+  for mask, seen in ((Mask(window=100), [1, 1, 2, 1]), (Mask(), [1, 2, 3, 4])):
+    visible = np.asarray(mask.visible(p))
+    assert visible.sum(axis=-1).tolist() == [seen]
+    compare(Case(floats, rows, mask, {}, cotangents))
+
+
+# Keys that no query may see, to be poisoned: a block that is not skipped
+# makes NaN of them, whatever weight it gives them.
+def _poison(mask: Mask, n: int, **rows: np.ndarray) -> dict[str, np.ndarray]:
+  floats, cotangents = operands(np.random.default_rng(6), (1, n, n, 2, 1, 4, 4))
+  for name in 'kv':
+    floats[name][:, : n // 4] = np.nan
+  case = Case(floats, rows, mask, {}, cotangents)
+  # Only the last quarter of the queries is asked for.
+  cotangents[0][:, : -n // 4], cotangents[1][:, : -n // 4] = 0, 0
+  found = run(blockwise_attention, case)
+  return {
+    'out': found['out'][:, -n // 4 :],
+    'd_q': found['d_q'][:, -n // 4 :],
+    'd_k': found['d_k'][:, -n // 4 :],
+  }
+
+
 @pytest.mark.parametrize(
-  ('k_shape', 'v_shape'),
+  ('mask', 'rows'),
   [
-    ((1, 4, 3, 2), (1, 4, 3, 2)),  # 3 does not divide 4
-    ((1, 4, 2, 2), (1, 4, 1, 2)),
-    ((1, 5, 2, 2), (1, 5, 2, 2)),
-    ((2, 4, 2, 2), (2, 4, 2, 2)),
-    ((1, 4, 2, 3), (1, 4, 2, 3)),
+    (Mask(window=64), ()),
+    (Mask(window=np.array(64)), ('positions',)),
+    (Mask(window=64), ('positions', 'segments')),
+    (Mask(document=True), ('segments',)),
+    (Mask(causal=False, document=True), ('segments',)),
   ],
 )
-def test_shapes_that_disagree_raise(
-  k_shape: tuple[int, ...], v_shape: tuple[int, ...]
-) -> None:
-  q, k, v = jnp.ones((1, 4, 4, 2)), jnp.ones(k_shape), jnp.ones(v_shape)
-  with pytest.raises(ConfigError) as error:
-    blockwise_attention(q, k, v)
-  assert f'k {k_shape}' in str(error.value)
-  assert f'v {v_shape}' in str(error.value)
+def test_what_is_hidden_is_not_visited(mask: Mask, rows: tuple) -> None:
+  n = 1024
+  given = {}
+  if 'positions' in rows:
+    p = np.arange(n)[None] - 100
+    given = {'q_positions': p, 'kv_positions': p}
+  if 'segments' in rows:
+    given['q_segments'] = 1 + np.arange(n)[None] // (n // 4)
+  for name, x in _poison(mask, n, **given).items():
+    assert np.isfinite(x).all(), name
 
 
-def test_a_window_below_one_raises() -> None:
-  q = jnp.ones((1, 4, 1, 2))
-  with pytest.raises(ConfigError, match='window is 0: .* at least 1'):
-    blockwise_attention(q, q, q, window=0)
+def test_the_poison_is_poison() -> None:
+  assert np.isnan(_poison(Mask(), 1024)['out']).any()
+
+
+@pytest.mark.parametrize('sinks', [0, 4])
+def test_visits_within_a_window_are_linear(sinks: int) -> None:
+  def visits(n: int, mask: Mask) -> int:
+    positions = jnp.arange(n)[None]
+    tile, block = blocks._sizes(n, n)
+    q, kv = blocks._by_block(Rows(positions, positions), tile, block)
+    q, kv = blocks._ranges(q), blocks._ranges(kv)
+    q = type(q)(*(x[..., :, None] for x in q))
+    kv = type(kv)(*(x[..., None, :] for x in kv))
+    return int(blocks._may_see(mask, q, kv).sum())
+
+  window = Mask(window=jnp.int32(256), sink_tokens=sinks)
+  short, long = visits(4096, window), visits(8192, window)
+  assert 1.8 < long / short < 2.2
+  assert visits(8192, Mask()) > 3.5 * visits(4096, Mask())
+
+
+def _bytes(attend: Attention, n: int, backward: bool) -> int:
+  """What a compiled call holds at its peak, as its buffers were assigned."""
+
+  def out(*qkv: jax.Array) -> jax.Array:
+    return attend(*qkv)[0]
+
+  def grads(*qkv: jax.Array) -> tuple[jax.Array, ...]:
+    return jax.grad(lambda *x: out(*x).sum(), argnums=(0, 1, 2))(*qkv)
+
+  q = jax.ShapeDtypeStruct((1, n, 8, 16), jnp.float32)
+  call: Callable = grads if backward else out
+  memory = jax.jit(call).lower(q, q, q).compile().memory_analysis()
+  assert memory is not None
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes
+  )
+
+
+# Tiles unrolled, and blocks.
+@pytest.mark.parametrize('length', [1024, 8192])
+@pytest.mark.parametrize('backward', [False, True])
+def test_memory_is_linear_in_length(length: int, backward: bool) -> None:
+  short, long = (
+    _bytes(blockwise_attention, n, backward) for n in (length, 2 * length)
+  )
+  assert long < 2.2 * short
+
+
+def test_memory_of_the_oracle_is_not() -> None:
+  short, long = (_bytes(reference_attention, n, True) for n in (512, 1024))
+  assert long > 3 * short  # the ruler measures
+
+
+def test_memory_of_long_rows_is_a_few_arrays_like_q() -> None:
+  n = 16384
+  assert _bytes(blockwise_attention, n, backward=True) < 16 * 4 * n * 8 * 16
