@@ -202,16 +202,44 @@ def test_the_poison_is_poison() -> None:
   assert np.isnan(_poison(Mask(), 1024)['out']).any()
 
 
+def _visited(mask: Mask, rows: Rows) -> np.ndarray:
+  """Which tile of queries visits which block of keys, by index."""
+  n = rows.q_positions_BT.shape[1]
+  tile, block = blocks._sizes(n, n)
+  q, kv = (blocks._ranges(x) for x in blocks._by_block(rows, tile, block))
+  q = type(q)(*(x[0, :, None] for x in q))
+  kv = type(kv)(*(x[0] for x in kv))
+  visited = np.asarray(blocks._may_see(mask, q, kv))
+  return np.broadcast_to(visited, (-(-n // tile), -(-n // block)))
+
+
+@pytest.mark.parametrize(
+  'mask',
+  [
+    Mask(),
+    Mask(causal=False),
+    Mask(causal=False, document=True),
+    *(Mask(window=w) for w in (1, 2, 127, 128, 129, 130, 257)),
+    *(Mask(window=5, sink_tokens=s) for s in (1, 56, 57)),
+  ],
+)
+def test_exactly_the_blocks_with_a_visible_key_are_visited(mask: Mask) -> None:
+  n, first = 512, -200  # blocks start at -200, -72, 56 and 184
+  p = first + jnp.arange(n)[None]
+  # Documents end within blocks and at the end of one; then padding.
+  segments = jnp.repeat(jnp.array([1, 2, 3, 0]), jnp.array([70, 186, 100, 156]))
+  s = segments[None] if mask.document else None
+  seen = np.asarray(mask.visible(p, q_segments=s))[0]
+  tile, block = blocks._sizes(n, n)
+  seen = seen.reshape(n // tile, tile, n // block, block).any(axis=(1, 3))
+  np.testing.assert_array_equal(_visited(mask, Rows(p, p, s, s)), seen)
+
+
 @pytest.mark.parametrize('sinks', [0, 4])
 def test_visits_within_a_window_are_linear(sinks: int) -> None:
   def visits(n: int, mask: Mask) -> int:
     positions = jnp.arange(n)[None]
-    tile, block = blocks._sizes(n, n)
-    q, kv = blocks._by_block(Rows(positions, positions), tile, block)
-    q, kv = blocks._ranges(q), blocks._ranges(kv)
-    q = type(q)(*(x[..., :, None] for x in q))
-    kv = type(kv)(*(x[..., None, :] for x in kv))
-    return int(blocks._may_see(mask, q, kv).sum())
+    return int(_visited(mask, Rows(positions, positions)).sum())
 
   window = Mask(window=jnp.int32(256), sink_tokens=sinks)
   short, long = visits(4096, window), visits(8192, window)
