@@ -64,6 +64,19 @@ def _plain(sizes: tuple, mask: Mask) -> tuple:
   return floats, {}, mask, {}, cotangents
 
 
+def test_each_row_keeps_its_own_segments_in_a_loop_over_heads(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(blocks, '_SCORES', 1)
+  assert blocks.loops(2, 3, 2, 41, 41) == 6  # one kv head of a row at a time
+  floats, cotangents = operands(
+    np.random.default_rng(7), (2, 41, 41, 3, 2, 3, 3)
+  )
+  segments = 1 + (np.arange(41) >= np.array([[9], [30]]))
+  rows = {'q_segments': segments}
+  compare(Case(floats, rows, Mask(document=True), {}, cotangents))
+
+
 @pytest.mark.parametrize(
   ('heads', 'group', 'length', 'at_once'),
   [
