@@ -178,7 +178,9 @@ def _backward(
   B = d[0].shape[0]
   d_out, d_lse = (_split(x, q.shape[0]) for x in d)
   delta = (out.astype(jnp.float32) * d_out).sum(axis=-1) - d_lse
-  saved = Saved(q, d_out, jnp.where(jnp.isneginf(lse), jnp.inf, lse), delta)
+  # A row without a key has no gradient, even if its log-sum-exp of -inf has
+  # made a NaN further on.
+  saved = Saved(q, d_out, lse, jnp.where(jnp.isneginf(lse), 0, delta))
   if rows is None:
     grads = prefix.backward(saved, k, v, mask, logits)
   else:

@@ -115,8 +115,7 @@ class Saved(NamedTuple):
   """What the backward pass of a tile needs of its rows.
 
   `delta` is `sum(out * d_out) - d_lse`: the gradient of the log-sum-exp costs
-  nothing more. `lse` is +inf for rows without a key, so that their weights
-  `exp(s - lse)` are zero.
+  nothing more. Both are the row's, `lse` -inf for one without a key.
   """
 
   q: Array
