@@ -26,8 +26,7 @@ import numpy as np
 
 from ntk_jax.data import retrieval
 from ntk_jax.data.mixture import Batch
-from ntk_jax.model import transformer
-from ntk_jax.model.transformer import ModelConfig, init_params, parameter_count
+from ntk_jax.model import ModelConfig, init_params, parameter_count, transformer
 from ntk_jax.rope.phase import cos_sin, phases
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ntk_jax.errors import ConfigError
@@ -96,11 +97,12 @@ class Scheme:
       ConfigError: as the spec does for a length; a temperature per head.
     """
     inv_freq, factor = self.spec.frequencies(length)
-    positions = np.asarray(as_int32(positions))
-    if self.temperature is None:
-      q_scale = np.ones(positions.shape, np.float32)
-    else:
-      q_scale = np.asarray(self.temperature(positions), np.float32)
+    positions = as_int32(positions)
+    q_scale = np.ones(positions.shape, np.float32)
+    if self.temperature is not None:
+      q_scale = self.temperature(positions)
+      if not isinstance(q_scale, jax.core.Tracer):
+        q_scale = np.asarray(q_scale, np.float32)
     if q_scale.shape != positions.shape:
       raise ConfigError(
         f'temperature {self.temperature!r} gives {q_scale.shape} for positions '

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from ntk_jax.data.mixture import Batch
 from ntk_jax.loss import cross_entropy
-from ntk_jax.model.transformer import ModelConfig, Params, forward
+from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.params import Params
+from ntk_jax.model.transformer import forward
 from ntk_jax.optimizer import OptimizerState, adamw, global_norm
 from ntk_jax.scheme import SchemeArrays
 from ntk_jax.typing import Array
@@ -66,8 +68,7 @@ def train_step(
   """
 
   def loss_fn(params: Params) -> tuple[Array, tuple[Array, Array]]:
-    positions = jnp.arange(batch.tokens.shape[1])
-    logits = forward(params, config, batch.tokens, positions, scheme)
+    logits = forward(params, config, batch.tokens, None, None, scheme)
     nll = cross_entropy(logits, batch.targets)
     text = jnp.sum(nll * batch.text)
     retrieval = jnp.sum(nll * batch.retrieval)

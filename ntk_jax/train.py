@@ -14,7 +14,8 @@ import numpy as np
 from ntk_jax.checkpoint import load_tree, save_tree
 from ntk_jax.data.mixture import Mixture
 from ntk_jax.errors import NumericsError
-from ntk_jax.model.transformer import ModelConfig, Params
+from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.params import Params
 from ntk_jax.optimizer import Schedule
 from ntk_jax.scheme import Scheme
 from ntk_jax.step import TrainState, init_state, train_step

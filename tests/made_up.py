@@ -13,7 +13,7 @@ from ntk_jax.extend.methods import candidate, select
 from ntk_jax.extend.outcome import Row, outcome
 from ntk_jax.extend.rank import stack
 from ntk_jax.extend.settings import ExtendConfig
-from ntk_jax.model.transformer import Params
+from ntk_jax.model import Params
 from ntk_jax.train import Trained
 
 BASE_LOSS = 2.2  # bits per byte of the unextended model at L0

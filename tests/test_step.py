@@ -14,7 +14,7 @@ from ntk_jax import step
 from ntk_jax.data import retrieval
 from ntk_jax.data.mixture import Batch, Mixture
 from ntk_jax.data.text import Corpus
-from ntk_jax.model.transformer import ModelConfig, forward, init_params
+from ntk_jax.model import ModelConfig, forward, init_params
 from ntk_jax.optimizer import adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
@@ -82,7 +82,7 @@ def test_a_step_is_its_equation(batch: Batch) -> None:
   before = new_state()
 
   def losses(params: Any) -> tuple[jax.Array, jax.Array]:
-    logits = forward(params, CONFIG, batch.tokens, positions, arrays())
+    logits = forward(params, CONFIG, batch.tokens, positions, None, arrays())
     logp = jax.nn.log_softmax(logits)
     nll = -jnp.take_along_axis(
       logp, np.maximum(batch.targets, 0)[..., None], axis=-1

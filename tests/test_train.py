@@ -17,7 +17,7 @@ from ntk_jax.data import retrieval
 from ntk_jax.data.mixture import Batch, Mixture
 from ntk_jax.data.text import Corpus
 from ntk_jax.errors import NumericsError, WorkdirError
-from ntk_jax.model.transformer import ModelConfig, Params, init_params
+from ntk_jax.model import ModelConfig, Params, init_params
 from ntk_jax.optimizer import Schedule
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme

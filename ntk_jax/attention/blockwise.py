@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ntk_jax.attention import blocks, prefix
 from ntk_jax.attention.blocks import Rows
@@ -168,6 +169,9 @@ def _forward(
     out, lse = prefix.forward(q, k, v, mask, logits)
   else:
     out, lse = blocks.forward(q, k, v, rows, mask, logits)
+  # What a rematerialisation policy may keep, so as not to attend again.
+  out = checkpoint_name(out, 'attention_out')
+  lse = checkpoint_name(lse, 'attention_lse')
   return (_join(out, B), _join(lse, B)), (q, k, v, mask, rows, out, lse)
 
 

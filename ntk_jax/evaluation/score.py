@@ -18,7 +18,9 @@ import numpy as np
 from ntk_jax.data import retrieval
 from ntk_jax.data.text import Corpus, spread_rows
 from ntk_jax.loss import cross_entropy
-from ntk_jax.model.transformer import ModelConfig, Params, forward
+from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.params import Params
+from ntk_jax.model.transformer import forward
 from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.typing import Array, Float32, Int32, NDArray
 
@@ -105,8 +107,7 @@ def score_rows(
   config: ModelConfig,
 ) -> tuple[Float32[Array, 'B T'], Float32[Array, 'B T']]:
   """Loss in bits, and whether the best of the 16 values is the target."""
-  positions = jnp.arange(tokens.shape[1])
-  logits = forward(params, config, tokens, positions, scheme)
+  logits = forward(params, config, tokens, None, None, scheme)
   bits = cross_entropy(logits, targets) / jnp.log(2.0)
   values = logits[..., retrieval.VALUE : retrieval.VOCAB]
   hit = jnp.argmax(values, axis=-1) + retrieval.VALUE == targets

@@ -24,7 +24,7 @@ from ntk_jax.extend.methods import Candidate
 from ntk_jax.extend.rank import Standing, base_retrieval, rank
 from ntk_jax.extend.resolved import resolved_scheme, versions
 from ntk_jax.extend.settings import ExtendConfig, fast
-from ntk_jax.model.transformer import parameter_count
+from ntk_jax.model import parameter_count
 from ntk_jax.train import Trained
 
 PROTOCOL = 'extend-1'  # the rows, questions, intervals and rules of ranking

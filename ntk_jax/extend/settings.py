@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ntk_jax.data import retrieval
 from ntk_jax.errors import ConfigError
 from ntk_jax.extend.methods import DEFAULT_METHODS, Setting, select
-from ntk_jax.model.transformer import ModelConfig
+from ntk_jax.model.config import ModelConfig
 from ntk_jax.optimizer import Schedule
 
 

@@ -20,7 +20,7 @@ from ntk_jax.evaluation.score import Scores, TestRows, evaluate
 from ntk_jax.extend.methods import Candidate
 from ntk_jax.extend.settings import ExtendConfig, rows_per_part
 from ntk_jax.metrics import Progress
-from ntk_jax.model.transformer import Params, init_params
+from ntk_jax.model.params import Params, init_params
 from ntk_jax.optimizer import Schedule
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme

@@ -7,19 +7,28 @@ a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from ntk_jax.attention.api import attention
-from ntk_jax.mask import Mask
-from ntk_jax.rope.rotate import apply_rope
-from ntk_jax.typing import Array, ArrayLike, Float, NDArray
+from ntk_jax.model.remat import name
+from ntk_jax.typing import Array, Float
 
 
 def rms_norm(
-  x: Float[Array, '*B D'], weight: Float[Array, ' D'], eps: float = 1e-6
+  x: Float[Array, '*B D'],
+  weight: Float[Array, ' D'],
+  eps: float = 1e-6,
+  offset: bool = False,
 ) -> Float[Array, '*B D']:
   """Root-mean-square norm: `x / sqrt(mean(x^2) + eps) * weight`, in float32.
+
+  Args:
+    x: what to norm, over its last dim.
+    weight: of each channel.
+    eps: added to the mean square.
+    offset: multiply by 1 + weight instead (Gemma).
 
   Source: Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4.
 
@@ -27,55 +36,72 @@ def rms_norm(
   >>> print([round(float(v), 4) for v in y])
   [0.8485, 1.1314]
   """
-  x32 = x.astype(jnp.float32)
+  x32, weight = x.astype(jnp.float32), weight.astype(jnp.float32)
   scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-  return (x32 * scale * weight).astype(x.dtype)
+  return (x32 * scale * (1 + weight if offset else weight)).astype(x.dtype)
 
 
-def swiglu(
-  x: Float[Array, 'tokens D'], gate: Array, up: Array, down: Array
-) -> Float[Array, 'tokens D']:
-  """Gated MLP: `(silu(x W_gate) * (x W_up)) W_down`.
+@jax.custom_vjp
+def _product(x: Array, w: Array) -> Array:
+  y = jnp.dot(x, w, preferred_element_type=jnp.float32)
+  return y.astype(x.dtype)
+
+
+def _product_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _product(x, w), (x, w)
+
+
+def _product_backward(
+  saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+  x, w = saved
+  dx = jnp.dot(g, w.T, preferred_element_type=jnp.float32)
+  dw = jnp.dot(x.T, g, preferred_element_type=jnp.float32)
+  return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+# Both directions multiply operands of the compute dtype and sum in float32:
+# autodiff alone would multiply float32 by bfloat16 backwards.
+_product.defvjp(_product_forward, _product_backward)
+
+
+def dense(
+  x: Float[Array, 'tokens D'],
+  weight: Float[Array, 'D F'],
+  bias: Float[Array, ' F'] | None = None,
+) -> Float[Array, 'tokens F']:
+  """`x W + b` in x's dtype, summed in float32.
+
+  >>> print(dense(jnp.ones((1, 2)), jnp.eye(2), jnp.array([1.0, 2.0])))
+  [[2. 3.]]
+  """
+  y = name(_product(x, weight.astype(x.dtype)), 'dot')
+  return y if bias is None else y + bias.astype(x.dtype)
+
+
+_GATES: dict[str, Callable[[Array], Array]] = {
+  'silu': jax.nn.silu,
+  'gelu': jax.nn.gelu,
+  'gelu_exact': lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+def gated(
+  gate: Float[Array, 'tokens F'],
+  up: Float[Array, 'tokens F'],
+  activation: str = 'silu',
+) -> Float[Array, 'tokens F']:
+  """The hidden layer of a gated MLP: `act(gate) * up`.
+
+  Args:
+    gate: x W_gate.
+    up: x W_up.
+    activation: silu (SwiGLU), gelu (GeGLU, tanh form) or gelu_exact.
 
   Source: Shazeer 2020 (arXiv 2002.05202), equation 6.
 
   >>> one = jnp.ones((1, 1))
-  >>> print(round(float(swiglu(one, one, one, one)[0, 0]), 4))
+  >>> print(round(float(gated(one, one)[0, 0]), 4))
   0.7311
   """
-  return (jax.nn.silu(x @ gate) * (x @ up)) @ down
-
-
-def self_attention(
-  x: Float[Array, 'tokens D'],
-  params: dict[str, Array],
-  cos_sin: tuple[Array, Array],
-  q_scale: Array | NDArray,
-  window: ArrayLike,
-  heads: tuple[int, int],
-) -> Float[Array, 'tokens D']:
-  """Causal self-attention with rotary positions and a temperature.
-
-  `softmax(a(p) * R_p q . R_j k / sqrt(H)) v` within the window, then W_o.
-
-  Args:
-    x: normed inputs, B*T flat tokens.
-    params: `q`, `k`, `v` [D, heads*H] and `out` [N*H, D].
-    cos_sin: float32 [*B, T, P], attention factor included.
-    q_scale: float32 multipliers of q, [T] or [B, T].
-    window: int32 scalar, keys that a query sees.
-    heads: query heads N and kv heads K.
-
-  Returns:
-    The attention output, flat.
-  """
-  cos, sin = cos_sin
-  (N, K), T = heads, cos.shape[-2]
-  q, k, v = (
-    (x @ params[name]).reshape(-1, T, n, params[name].shape[1] // n)
-    for name, n in (('q', N), ('k', K), ('v', K))
-  )
-  q_BTNH = apply_rope(q, cos, sin) * q_scale[..., None, None].astype(q.dtype)
-  k_BTKH = apply_rope(k, cos, sin)
-  out_BTNH = attention(q_BTNH, k_BTKH, v, mask=Mask(window=window))
-  return out_BTNH.reshape(x.shape[0], -1) @ params['out']
+  return _GATES[activation](gate) * up

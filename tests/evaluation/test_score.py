@@ -13,7 +13,7 @@ from ntk_jax.data import retrieval
 from ntk_jax.data.text import Corpus, spread_rows
 from ntk_jax.evaluation import score
 from ntk_jax.evaluation.score import Scores, TestRows, evaluate, score_rows
-from ntk_jax.model.transformer import (
+from ntk_jax.model import (
   ModelConfig,
   Params,
   forward,
@@ -69,7 +69,7 @@ def values(params: Params, tokens: Any, scheme: Scheme) -> np.ndarray:
   arrays = scheme.arrays(length, np.arange(length))
   positions = np.arange(length, dtype=np.int32)
   return np.asarray(
-    compiled(params, CONFIG, tokens, positions, arrays), np.float64
+    compiled(params, CONFIG, tokens, positions, None, arrays), np.float64
   )
 
 

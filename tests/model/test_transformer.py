@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.oracle import OraclePlan, decoder
 from ntk_jax.data import retrieval
 from ntk_jax.errors import ConfigError
 from ntk_jax.model import (
@@ -48,54 +49,14 @@ def tokens(rows: int, length: int, seed: int = 0) -> np.ndarray:
   return rng.integers(0, CONFIG.vocab, (rows, length)).astype(np.int32)
 
 
-def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
-
-
-def rotate(x: np.ndarray, angle: np.ndarray, factor: float) -> np.ndarray:
-  """Pairs (i, i + H/2) as complex numbers."""
-  half = x.shape[-1] // 2
-  z = (x[..., :half] + 1j * x[..., half:]) * factor * np.exp(1j * angle)
-  return np.concatenate([z.real, z.imag], -1)
-
-
-def decoder(
+def expected(
   params: Params,
   row: np.ndarray,
   inv_freq: np.ndarray,
-  factor: float = 1.0,
-  q_scale: np.ndarray | float = 1.0,
-  window: int = 10**9,
+  **options: Any,
 ) -> np.ndarray:
-  """Logits of one row in float64, position by position."""
-  c = CONFIG
-  embed, layers, final_norm = jax.tree.map(
-    lambda leaf: np.asarray(leaf, np.float64), tuple(params)
-  )
-  T = len(row)
-  angle = np.arange(T)[:, None] * inv_freq
-  q_scale = np.broadcast_to(q_scale, T)
-  x = embed[row] * np.sqrt(c.dim)
-  for n in range(c.layers):
-    w = {name: leaf[n] for name, leaf in layers.items()}
-    h = norm(x, w['attention_norm'])
-    out = np.zeros((T, c.heads * c.head_dim))
-    for head in range(c.heads):
-      mine = slice(head * c.head_dim, (head + 1) * c.head_dim)
-      shared = head // (c.heads // c.kv_heads)
-      its = slice(shared * c.head_dim, (shared + 1) * c.head_dim)
-      q = rotate(h @ w['q'][:, mine], angle, factor) * q_scale[:, None]
-      k = rotate(h @ w['k'][:, its], angle, factor)
-      v = h @ w['v'][:, its]
-      for i in range(T):
-        seen = slice(max(0, i - window + 1), i + 1)
-        weights = np.exp(k[seen] @ q[i] / np.sqrt(c.head_dim))
-        out[i, mine] = weights @ v[seen] / weights.sum()
-    x = x + out @ w['out']
-    h = norm(x, w['mlp_norm'])
-    gate = h @ w['gate']
-    x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'])) @ w['down']
-  return norm(x, final_norm) @ embed.T
+  """Logits of one row under one scheme, in float64."""
+  return decoder(params, CONFIG, row, [OraclePlan(inv_freq, **options)])
 
 
 def logits(
@@ -104,7 +65,9 @@ def logits(
   positions = np.arange(ids.shape[1], dtype=np.int32)
   arrays = scheme.arrays(length, positions)
   return np.asarray(
-    jax.jit(forward, static_argnums=1)(params, CONFIG, ids, positions, arrays)
+    jax.jit(forward, static_argnums=1)(
+      params, CONFIG, ids, positions, None, arrays
+    )
   )
 
 
@@ -116,9 +79,9 @@ def test_logits_equal_the_float64_decoder(params: Params) -> None:
   found = logits(params, ids, Scheme(RopeSpec('default', 4)))
   assert found.shape == (3, 17, 13)
   assert found.dtype == np.float32
-  expected = np.stack([decoder(params, row, FREQUENCIES) for row in ids])
-  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
-  assert expected.std() > 0.5  # the tolerance means something
+  wanted = np.stack([expected(params, row, FREQUENCIES) for row in ids])
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+  assert wanted.std() > 0.5  # the tolerance means something
 
 
 def test_method_temperature_and_window_enter(params: Params) -> None:
@@ -131,13 +94,13 @@ def test_method_temperature_and_window_enter(params: Params) -> None:
   found = logits(params, ids, scheme, length=19)
   q_scale = np.maximum(np.log(np.arange(19) + 1) / np.log(5), 1)
   options: dict[str, Any] = {'factor': 1.2, 'q_scale': q_scale, 'window': 7}
-  expected = [decoder(params, row, FREQUENCIES / 4, **options) for row in ids]
-  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+  wanted = [expected(params, row, FREQUENCIES / 4, **options) for row in ids]
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
   # Each of them matters.
   for name, neutral in (('factor', 1.0), ('q_scale', 1.0), ('window', 99)):
     changed: dict[str, Any] = {**options, name: neutral}
-    other = decoder(params, ids[0], FREQUENCIES / 4, **changed)
-    assert np.abs(other - expected[0]).max() > 100 * TOLERANCE
+    other = expected(params, ids[0], FREQUENCIES / 4, **changed)
+    assert np.abs(other - wanted[0]).max() > 100 * TOLERANCE
 
 
 def test_every_row_has_its_own_length(params: Params) -> None:
@@ -147,20 +110,24 @@ def test_every_row_has_its_own_length(params: Params) -> None:
   assert len(np.unique(factor)) == 3  # the attention factor differs too
   ids = tokens(3, 17)
   found = logits(params, ids, Scheme(spec), length=lengths)
-  expected = [
-    decoder(params, row, w, a) for row, w, a in zip(ids, inv_freq, factor)
+  wanted = [
+    expected(params, row, w, factor=a)
+    for row, w, a in zip(ids, inv_freq, factor)
   ]
-  np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
 
 
 def test_positions_and_temperature_per_row(params: Params) -> None:
   ids = tokens(2, 11)
   positions = np.stack([np.arange(11), np.arange(11) + 40]).astype(np.int32)
   scheme = Scheme(RopeSpec('default', 4), Temperature('logn', length=5))
-  both = forward(params, CONFIG, ids, positions, scheme.arrays(None, positions))
+  arrays = scheme.arrays(None, positions)
+  both = forward(params, CONFIG, ids, positions, None, arrays)
   for row in range(2):
     arrays = scheme.arrays(None, positions[row])
-    alone = forward(params, CONFIG, ids[row : row + 1], positions[row], arrays)
+    alone = forward(
+      params, CONFIG, ids[row : row + 1], positions[row], None, arrays
+    )
     np.testing.assert_allclose(both[row], alone[0], rtol=0, atol=TOLERANCE)
 
 
@@ -168,7 +135,9 @@ def test_a_shift_of_all_positions_changes_nothing(params: Params) -> None:
   ids = tokens(1, 11)
   arrays = Scheme(RopeSpec('default', 4)).arrays(None, np.arange(11))
   here, there = (
-    forward(params, CONFIG, ids, np.arange(11, dtype=np.int32) + n, arrays)
+    forward(
+      params, CONFIG, ids, np.arange(11, dtype=np.int32) + n, None, arrays
+    )
     for n in (0, 100_003)
   )
   np.testing.assert_allclose(here, there, rtol=0, atol=TOLERANCE)
@@ -193,7 +162,12 @@ def test_no_logit_depends_on_a_later_token(
   def reach(i: jax.Array) -> jax.Array:
     def at(embed: jax.Array) -> jax.Array:
       out = forward(
-        params._replace(embed=embed), config, positions[None], positions, arrays
+        params._replace(embed=embed),
+        config,
+        positions[None],
+        None,
+        None,
+        arrays,
       )
       return out[0, i, 0]
 
@@ -224,7 +198,7 @@ def test_one_executable_for_every_scheme(params: Params) -> None:
   def run(params: Params, ids: jax.Array, arrays: SchemeArrays) -> jax.Array:
     traced.append(ids.shape)
     positions = jnp.arange(ids.shape[1])
-    return forward(params, CONFIG, ids, positions, arrays)
+    return forward(params, CONFIG, ids, positions, None, arrays)
 
   schemes = (
     Scheme(RopeSpec('default', 4)),
@@ -269,7 +243,7 @@ def test_initial_logits_are_of_order_one() -> None:
   params = init_params(jax.random.key(0), config)
   ids = np.arange(128, dtype=np.int32)[None]
   arrays = Scheme(RopeSpec('default', 32)).arrays(None, ids[0])
-  out = np.array(forward(params, config, ids, ids[0], arrays))
+  out = np.array(forward(params, config, ids, None, None, arrays))
   # Without the token's own row, which its own embedding lights up.
   out[0, ids[0], ids[0]] = np.nan
   assert 0.8 < np.nanstd(out) < 1.2

@@ -1,0 +1,198 @@
+"""One block of the decoder: attention, then a gated MLP, on flat tokens.
+
+The residual stream of a device is a part of its rows' tokens: the tensor axis
+splits tokens between the matrices and heads or hidden channels inside them.
+Before a pair of matrices the stream is gathered, after it scattered.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ntk_jax.attention.api import attention
+from ntk_jax.mask import Mask
+from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.layers import dense, gated, rms_norm
+from ntk_jax.model.remat import name
+from ntk_jax.rope.rotate import apply_rope
+from ntk_jax.sharding import Axes, splits_kv
+from ntk_jax.typing import Array
+
+Layer = dict[str, Array]
+
+
+class Plan(NamedTuple):
+  """What one scheme does to the tokens of this forward pass.
+
+  Attributes:
+    cos: float32 [*B, T, P], attention factor included.
+    sin: the same.
+    q_scale: float32 multipliers of q, [T] or [B, T].
+    window: int32 scalar, keys that a query sees.
+  """
+
+  cos: Array
+  sin: Array
+  q_scale: Array
+  window: Array
+
+
+class Rows(NamedTuple):
+  """Positions and segments that masks compare; None where they are plain."""
+
+  positions: Array | None = None
+  segments: Array | None = None
+  kv_keep: Array | None = None
+
+
+class Slots(NamedTuple):
+  """A layer's cache: keys and values so far, and where new ones go."""
+
+  k_BSKH: Array
+  v_BSKH: Array
+  positions: Array
+  segments: Array
+  start: Array
+
+
+class Weights:
+  """The matrices of a layer as a device multiplies by them."""
+
+  def __init__(self, layer: Layer, config: ModelConfig, axes: Axes) -> None:
+    """Holds what `matrix` needs."""
+    self.layer, self.config, self.axes = layer, config, axes
+
+  def matrix(self, key: str) -> Array:
+    """A matrix in the compute dtype, its residual dim gathered."""
+    dim = 1 if key in ('out', 'down') else 0
+    local = self._own_head(key, self.layer[key])
+    local = local.astype(self.config.precision.compute)
+    return name(self.axes.gather(local, 'fsdp', dim), 'weights')
+
+  def project(self, x: Array, key: str) -> Array:
+    """`x W + b` of a matrix whose columns are split over tensor."""
+    bias = self.layer.get(f'{key}_bias')
+    if bias is not None:
+      bias = self._own_head(key, bias)
+    return dense(x, self.matrix(key), bias)
+
+  def add(self, x: Array, key: str) -> Array:
+    """`x W + b` of a matrix whose rows are split: summed, tokens split."""
+    y = self.axes.scatter(dense(x, self.matrix(key)), 'tensor', 0)
+    bias = self.layer.get(f'{key}_bias')
+    return y if bias is None else y + bias.astype(y.dtype)
+
+  def norm(self, x: Array, key: str) -> Array:
+    """The RMS norm of that name."""
+    config = self.config
+    return rms_norm(x, self.layer[key], config.norm_eps, config.norm_offset)
+
+  def _own_head(self, key: str, x: Array) -> Array:
+    """Of k or v held by all devices, the head that this one's queries share."""
+    heads, tensor = self.config.kv_heads, self.axes.size('tensor')
+    if key not in ('k', 'v') or splits_kv(heads, tensor):
+      return x
+    size = x.shape[-1] // heads
+    mine = self.axes.index('tensor') * heads // tensor
+    return jax.lax.dynamic_slice_in_dim(x, mine * size, size, x.ndim - 1)
+
+
+def block(
+  x: Array,
+  layer: Layer,
+  plan: Plan,
+  rows: Rows,
+  slots: Slots | None,
+  config: ModelConfig,
+  axes: Axes,
+) -> tuple[Array, Slots | None]:
+  """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+  Args:
+    x: the residual stream [B*T / tensor, D].
+    layer: this layer's parameters, local shards.
+    plan: rope, temperature and window.
+    rows: what the mask compares.
+    slots: the layer's cache, or None.
+    config: the model's shape.
+    axes: the mesh axes that are manual.
+
+  Returns:
+    The stream after the block, and the cache with its new keys.
+  """
+  weights = Weights(layer, config, axes)
+  x = name(x, 'layer_input')
+  h = axes.gather(weights.norm(x, 'attention_norm'), 'tensor', 0)
+  out, slots = _attend(h, weights, plan, rows, slots)
+  x = x + _normed(weights.add(out, 'out'), weights, 'attention_post_norm')
+  h = axes.gather(weights.norm(x, 'mlp_norm'), 'tensor', 0)
+  gate, up = weights.project(h, 'gate'), weights.project(h, 'up')
+  hidden = gated(gate, up, config.activation)
+  x = x + _normed(weights.add(hidden, 'down'), weights, 'mlp_post_norm')
+  return x, slots
+
+
+def _normed(x: Array, weights: Weights, key: str) -> Array:
+  """With post-norms, what a branch adds to the stream is normed."""
+  return weights.norm(x, key) if key in weights.layer else x
+
+
+def _attend(
+  h: Array, weights: Weights, plan: Plan, rows: Rows, slots: Slots | None
+) -> tuple[Array, Slots | None]:
+  """Attention of flat tokens, heads of this device, before W_o."""
+  config, T = weights.config, plan.cos.shape[-2]
+  q, k, v = (
+    weights.project(h, key).reshape(-1, T, heads, config.head_dim)
+    for key, heads in zip('qkv', _local_heads(weights))
+  )
+  if config.qk_norm:
+    q, k = weights.norm(q, 'q_norm'), weights.norm(k, 'k_norm')
+  q, k = (apply_rope(x, plan.cos, plan.sin) for x in (q, k))
+  if slots is not None:
+    slots = _write(slots, k, v)
+    k, v = slots.k_BSKH.astype(q.dtype), slots.v_BSKH.astype(q.dtype)
+    rows_of_keys = slots.positions, slots.segments
+  else:
+    rows_of_keys = rows.positions, rows.segments
+  out = attention(
+    q,
+    k,
+    v,
+    mask=Mask(window=plan.window, document=rows.segments is not None),
+    q_positions=rows.positions,
+    kv_positions=rows_of_keys[0],
+    q_segments=rows.segments,
+    kv_segments=rows_of_keys[1],
+    kv_keep=rows.kv_keep,
+    scale=config.scale,
+    q_scale=plan.q_scale[..., None],
+    soft_cap=config.attention_soft_cap,
+  )
+  if config.head_norm:
+    by_head = weights.layer['head_norm'].reshape(-1, config.head_dim)
+    out = rms_norm(out, jnp.ones(config.head_dim), config.norm_eps)
+    out = (out * by_head.astype(jnp.float32)).astype(h.dtype)
+  return out.reshape(h.shape[0], -1), slots
+
+
+def _local_heads(weights: Weights) -> tuple[int, int, int]:
+  config, tensor = weights.config, weights.axes.size('tensor')
+  kv = max(1, config.kv_heads // tensor)
+  return config.heads // tensor, kv, kv
+
+
+def _write(slots: Slots, k: Array, v: Array) -> Slots:
+  """The cache with these keys and values at its next free slots."""
+
+  def put(old: Array, new: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(
+      old, new.astype(old.dtype), slots.start, 1
+    )
+
+  return slots._replace(
+    k_BSKH=put(slots.k_BSKH, k), v_BSKH=put(slots.v_BSKH, v)
+  )

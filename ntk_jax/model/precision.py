@@ -1,0 +1,39 @@
+"""Which numbers are held and multiplied in which dtype."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ntk_jax.errors import unknown
+
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+  """Dtypes by their use.
+
+  Norms, logits, softmax, rope and loss are float32 whatever is set here, and
+  matrix products of bfloat16 operands are summed in float32.
+
+  Attributes:
+    params: parameters as they are stored and updated.
+    compute: operands of matrix products, and the residual stream.
+    optimizer: the optimizer's averages.
+
+  >>> Precision(compute='bfloat17').problems()
+  ["unknown compute dtype 'bfloat17': did you mean 'bfloat16'? Allowed: \
+float32, bfloat16"]
+  """
+
+  params: str = 'float32'
+  compute: str = 'float32'
+  optimizer: str = 'float32'
+
+  def problems(self) -> list[str]:
+    """What is wrong, one message per field."""
+    return [
+      str(unknown(f'{field.name} dtype', value, DTYPES))
+      for field in dataclasses.fields(self)
+      if (value := getattr(self, field.name)) not in DTYPES
+    ]

@@ -1,0 +1,62 @@
+"""What the backward pass of a block recomputes, by name.
+
+The blocks name what a policy can choose between: `layer_input`,
+`attention_out` with its `attention_lse`, and `weights`, the gathered ones.
+Gathered weights are never kept, or every device would hold all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+_policies = jax.checkpoint_policies
+
+# A policy of jax.checkpoint, and what it means.
+REMAT: dict[str, tuple[Callable[..., Any], str]] = {
+  'none': (
+    _policies.save_anything_except_these_names('weights'),
+    'keep everything: fastest, most memory',
+  ),
+  'dots': (
+    _policies.save_only_these_names('dot', 'attention_out', 'attention_lse'),
+    'keep the results of matrix products and of attention',
+  ),
+  'attention': (
+    _policies.save_only_these_names('attention_out', 'attention_lse'),
+    'keep the result of attention, recompute all else from the layer input',
+  ),
+  'full': (
+    _policies.nothing_saveable,
+    'keep the layer input only',
+  ),
+  'offload': (
+    _policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=['attention_lse'],
+      names_which_can_be_offloaded=['layer_input', 'attention_out'],
+      offload_src='device',
+      offload_dst='pinned_host',
+    ),
+    'keep the layer input and the result of attention in host memory',
+  ),
+}
+
+name = checkpoint_name
+
+
+def rematerialised(
+  block: Callable[..., Any], policy: str, gathers: bool
+) -> Callable[..., Any]:
+  """A block that keeps for its backward pass what the policy says.
+
+  Args:
+    block: a function of arrays.
+    policy: a name of `REMAT`.
+    gathers: whether weights are gathered inside; if not, `none` costs nothing.
+  """
+  if policy == 'none' and not gathers:
+    return block
+  return jax.checkpoint(block, policy=REMAT[policy][0])
