@@ -197,16 +197,23 @@ def param_specs(params: Tree, mesh: Mesh, kv_heads: int) -> Tree:
     kv_heads: of the model.
   """
   split = splits_kv(kv_heads, mesh.shape['tensor'])
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: PartitionSpec(*leaf_spec(path, split)), params
+  )
 
-  def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
-    name = leaf_name(path)
-    dims = _TABLE.get(name, ())
-    if name in _KV and not split:
-      dims = tuple(None if dim == 'tensor' else dim for dim in dims)
-    del leaf
-    return PartitionSpec(*dims)
 
-  return jax.tree_util.tree_map_with_path(spec, params)
+def leaf_spec(path: tuple[Any, ...], split_kv: bool) -> tuple[str | None, ...]:
+  """The mesh axis of each dim of a parameter, by the last part of its path.
+
+  Args:
+    path: of the parameter in its tree.
+    split_kv: whether kv heads are split over tensor.
+  """
+  name = leaf_name(path)
+  dims = _TABLE.get(name, ())
+  if name in _KV and not split_kv:
+    return tuple(None if dim == 'tensor' else dim for dim in dims)
+  return dims
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

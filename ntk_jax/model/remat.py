@@ -15,10 +15,18 @@ from jax.ad_checkpoint import checkpoint_name
 
 _policies = jax.checkpoint_policies
 
+
+def _all_but_weights(primitive: Any, *_: Any, **settings: Any) -> bool:
+  """Keeps everything but matrices gathered over fsdp."""
+  if primitive.name == 'all_gather':
+    return 'fsdp' not in settings['axis_name']
+  return primitive.name != 'name' or settings['name'] != 'weights'
+
+
 # A policy of jax.checkpoint, and what it means.
 REMAT: dict[str, tuple[Callable[..., Any], str]] = {
   'none': (
-    _policies.save_anything_except_these_names('weights'),
+    _all_but_weights,
     'keep everything: fastest, most memory',
   ),
   'dots': (
