@@ -239,7 +239,7 @@ def _by_chunk(
     dx, more = _chunk_slopes(part, unembed, values[1], logits, how)
     return d_unembed + more, (*values, dx)
 
-  start = jnp.zeros(unembed.shape, jnp.float32) if slopes else None
+  start: Any = jnp.zeros(unembed.shape, jnp.float32) if slopes else None
   if chunks == 1:  # no loop: a CPU runs the insides of one on fewer cores
     d_unembed, out = step(start, tuple(part[0] for part in parts))
     out = tuple(o[None] for o in out)

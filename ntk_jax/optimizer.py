@@ -147,9 +147,9 @@ def adamw(
     return chain.init(_float32(params))
 
   def update(
-    grads: Any, state: OptimizerState, params: Any = None
+    updates: Any, state: OptimizerState, params: Any = None
   ) -> tuple[Any, OptimizerState]:
-    return chain.update(_float32(grads), state, _float32(params))
+    return chain.update(_float32(updates), state, _float32(params))
 
   return optax.GradientTransformation(init, update)
 

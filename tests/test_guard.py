@@ -195,9 +195,9 @@ def test_any_series(series: list[tuple[float, float]]) -> None:
 @functools.partial(jax.jit, donate_argnums=0)
 def train_step(state: Any, target: jax.Array) -> tuple[Any, jax.Array]:
   params, optimizer, guard = state
-  loss, grads = jax.value_and_grad(
-    lambda p: jnp.mean((p['w'] - target) ** 2)
-  )(params)
+  loss, grads = jax.value_and_grad(lambda p: jnp.mean((p['w'] - target) ** 2))(
+    params
+  )
   good, guard = judge(guard, loss, global_norm(grads), CONFIG)
   update: Any = adamw().update
   updates, moments = update(grads, optimizer, params)

@@ -81,6 +81,7 @@ class Case:
     x: np.ndarray,
     unembed: np.ndarray,
     weights: np.ndarray,
+    *,
     z_loss: float = 0.0,
     soft_cap: float | None = None,
   ) -> tuple[float, float, float, np.ndarray]:
@@ -135,7 +136,7 @@ def test_chunked_gradients_equal_slopes_in_float64(
   arrays = CASE.arrays()
   grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
   rng = np.random.default_rng(2)
-  at = [CASE.x, CASE.unembed, CASE.weights]
+  at: list[Any] = [CASE.x, CASE.unembed, CASE.weights]
   for place in range(3):
     for _ in range(4):
       way = rng.normal(size=at[place].shape)
@@ -253,11 +254,11 @@ def program(
   )
   f = jax.value_and_grad(loss, argnums=(0, 1)) if gradient else loss
   values = list(arrays_of(jax.make_jaxpr(f)(*shapes).jaxpr))
-  compiled = jax.jit(f).lower(*shapes).compile()
+  memory: Any = jax.jit(f).lower(*shapes).compile().memory_analysis()
   return (
     max(aval.size for _, aval in values),
     sum(name == 'dot_general' for name, _ in values),
-    compiled.memory_analysis().temp_size_in_bytes,
+    memory.temp_size_in_bytes,
   )
 
 
