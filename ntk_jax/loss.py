@@ -228,7 +228,7 @@ def _by_chunk(
   lack = chunks * rows - tokens
   parts = (
     jnp.pad(x, ((0, lack), (0, 0))).reshape(chunks, rows, D),
-    jnp.pad(targets, (0, lack), constant_values=-1).reshape(chunks, rows),
+    jnp.pad(targets, (0, lack)).reshape(chunks, rows),
     jnp.pad(weights, (0, lack)).reshape(chunks, rows),
   )
 

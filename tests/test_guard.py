@@ -141,6 +141,15 @@ def test_what_breaks_a_limit_is_never_a_new_level() -> None:
     assert (state.in_a_row, state.restarts) == (40, 0)
 
 
+def test_what_is_not_finite_says_nothing_about_a_level() -> None:
+  spikes = [4.0] * CONFIG.patience
+  _, state = run([2.0] * 50 + spikes + [NAN])
+  assert (state.restarts, state.good) == (0, 50)
+  verdicts, state = run([4.0], state=state)
+  assert verdicts == [True]
+  assert (state.restarts, state.good) == (1, 1)
+
+
 def test_a_planned_change_is_forgotten() -> None:
   _, state = run([2.0] * 100 + [NAN])
   assert run([3.0], state=state)[0] == [False]
