@@ -32,6 +32,7 @@ BLOCKED = (
   'optax',
   'orbax',
   'safetensors',
+  'tensorboardX',
 )
 BLOCK = f"""
 import sys

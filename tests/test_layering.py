@@ -34,7 +34,10 @@ ORDER = (
   # 4 learning
   'data',
   'loss',
+  'learning_rate',
   'optimizer',
+  'accumulate',
+  'guard',
   'step',
   'checkpoint',
   'metrics',
@@ -57,7 +60,7 @@ HOMES = {
   'optax': 'optimizer.py',
   'orbax': 'checkpoint.py',
   'safetensors': 'checkpoint.py',
-  'tensorboardX': 'metrics.py',
+  'tensorboardX': 'metrics/tensorboard.py',
 }
 NOWHERE = (
   'absl',

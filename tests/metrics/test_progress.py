@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ntk_jax.metrics import Progress
+from ntk_jax.metrics.progress import Progress
 
 
 class Clock:
