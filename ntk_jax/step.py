@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from ntk_jax.data.mixture import Batch
-from ntk_jax.loss import cross_entropy
-from ntk_jax.model.config import ModelConfig
+from ntk_jax.accumulate import Sums, accumulate, split_rows
+from ntk_jax.data.batch import Batch
+from ntk_jax.guard import GuardConfig, GuardState, init_guard, judge, select
 from ntk_jax.model.params import Params
-from ntk_jax.model.transformer import forward
-from ntk_jax.optimizer import OptimizerState, adamw, global_norm
-from ntk_jax.scheme import SchemeArrays
+from ntk_jax.model.transformer import Controls, Schemes
+from ntk_jax.objective import Losses, Objective, losses
+from ntk_jax.optimizer import (
+  OptimizerState,
+  descend,
+  global_norm,
+  group_norms,
+)
+from ntk_jax.sharding import param_specs, shardings
 from ntk_jax.typing import Array
-
-RETRIEVAL_WEIGHT = 0.5
-_OPTIMIZER = adamw()
 
 
 class TrainState(NamedTuple):
@@ -26,64 +30,130 @@ class TrainState(NamedTuple):
 
   params: Params
   optimizer: OptimizerState
+  guard: GuardState
 
 
 class StepMetrics(NamedTuple):
-  """Scalars of one step; losses in nats per target."""
+  """Scalars of one step; losses in nats per target, means over the batch.
 
-  text_loss: Array
-  retrieval_loss: Array
+  Attributes:
+    loss: what was minimised.
+    text: cross-entropy of text.
+    answers: cross-entropy of retrieval answers; NaN without any.
+    grad_norm: global norm of the gradient, before clipping.
+    groups: the norm of each kind of parameter.
+    good: whether the step was taken.
+  """
+
+  loss: Array
+  text: Array
+  answers: Array
   grad_norm: Array
-  finite: Array
+  groups: dict[str, Array]
+  good: Array
 
 
-def init_state(params: Params) -> TrainState:
-  """A fresh optimizer beside the parameters."""
-  return TrainState(params, _OPTIMIZER.init(params))
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+  """What of a step is compiled in; the learning rate is not.
+
+  Attributes:
+    objective: model and loss.
+    transform: of the optimizer, as `OptimizerConfig.transform` gives it.
+    guard: when a step is skipped.
+    microbatches: parts of a batch whose gradients are made one by one.
+  """
+
+  objective: Objective
+  transform: Any
+  guard: GuardConfig = GuardConfig()
+  microbatches: int = 1
 
 
-@functools.partial(jax.jit, static_argnames='config', donate_argnames='state')
+def init_state(params: Params, config: StepConfig) -> TrainState:
+  """A fresh optimizer and guard beside the parameters."""
+  optimizer = config.transform.init(params)
+  return TrainState(params, optimizer, init_guard(config.guard))
+
+
+def state_shardings(state: Any, config: StepConfig, mesh: Mesh) -> Any:
+  """Where each array of a state (or of its shapes) lives on a mesh."""
+  kv_heads = config.objective.model.kv_heads
+  return shardings(param_specs(state, mesh, kv_heads), mesh)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('config', 'mesh'), donate_argnames='state'
+)
 def train_step(
   state: TrainState,
   batch: Batch,
-  scheme: SchemeArrays,
+  schemes: Schemes,
   learning_rate: Array,
+  controls: Controls | None = None,
   *,
-  config: ModelConfig,
+  config: StepConfig,
+  mesh: Mesh | None = None,
 ) -> tuple[TrainState, StepMetrics]:
-  """Descends on `text loss + 0.5 * retrieval loss`.
+  """Descends on the mean loss of a batch.
 
-  A step whose gradients are not finite changes nothing: old values are
-  selected, never multiplied by zero.
+  A step that the guard refuses changes no parameter and no average: old
+  values are selected, never multiplied by zero.
 
   Args:
-    state: parameters and optimizer state (donated).
-    batch: rows and the weights of their targets.
-    scheme: arrays of the positional scheme, of one shape for all methods.
+    state: parameters, optimizer and guard (donated).
+    batch: rows; over a mesh split over data and fsdp.
+    schemes: arrays of the layer plan's schemes, of one shape for all methods.
     learning_rate: float32 scalar.
-    config: the model's shape (static).
+    controls: choices of run time, or None.
+    config: static.
+    mesh: static; None is one device.
 
   Returns:
     The new state and this step's metrics.
   """
-
-  def loss_fn(params: Params) -> tuple[Array, tuple[Array, Array]]:
-    logits = forward(params, config, batch.tokens, None, None, scheme)
-    nll = cross_entropy(logits, batch.targets)
-    text = jnp.sum(nll * batch.text)
-    retrieval = jnp.sum(nll * batch.retrieval)
-    return text + RETRIEVAL_WEIGHT * retrieval, (text, retrieval)
-
-  (_, (text, recall)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.params
+  sums_of = functools.partial(
+    _sums, state.params, schemes, controls, config.objective, mesh
   )
+  parts = split_rows(batch, config.microbatches)
+  _, means, grads = accumulate(sums_of, parts)
   norm = global_norm(grads)
-  updates, optimizer = _OPTIMIZER.update(grads, state.optimizer, state.params)
-  params = jax.tree.map(
-    lambda p, u: p + learning_rate * u, state.params, updates
+  updates, optimizer = config.transform.update(
+    grads, state.optimizer, state.params
   )
-  finite = jnp.isfinite(norm)
-  state = jax.tree.map(
-    functools.partial(jnp.where, finite), TrainState(params, optimizer), state
+  params = descend(state.params, updates, learning_rate)
+  good, guard = judge(state.guard, means.loss, norm, config.guard)
+  kept = select(good, (params, optimizer), (state.params, state.optimizer))
+  after = TrainState(*kept, guard)
+  if mesh is not None:
+    after = jax.lax.with_sharding_constraint(
+      after, state_shardings(after, config, mesh)
+    )
+  return after, StepMetrics(
+    loss=means.loss,
+    text=means.text / means.text_weight,
+    answers=means.answers / means.answers_weight,
+    grad_norm=norm,
+    groups=group_norms(grads),
+    good=good,
   )
-  return state, StepMetrics(text, recall, norm, finite)
+
+
+def _sums(
+  params: Params,
+  schemes: Schemes,
+  controls: Controls | None,
+  objective: Objective,
+  mesh: Mesh | None,
+  batch: Batch,
+) -> Sums:
+  """Losses of a part of a batch and the gradient of their sum."""
+
+  def summed(params: Params) -> tuple[Array, Losses]:
+    sums = losses(
+      params, batch, schemes, controls, objective=objective, mesh=mesh
+    )
+    return sums.loss, sums
+
+  grads, sums = jax.grad(summed, has_aux=True)(params)
+  return Sums(sums.weight, sums, grads)

@@ -7,23 +7,15 @@ sees what an uninterrupted one sees, and nothing of the data needs saving.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
 from ntk_jax.data import retrieval
+from ntk_jax.data.batch import Batch
 from ntk_jax.data.text import BYTES, Corpus, RandomRows
 from ntk_jax.errors import ConfigError
-from ntk_jax.typing import Float32, Int32, NDArray
 
-
-class Batch(NamedTuple):
-  """Rows with two weightings of their targets, each of sum 1."""
-
-  tokens: Int32[NDArray, 'B T']
-  targets: Int32[NDArray, 'B T']
-  text: Float32[NDArray, 'B T']
-  retrieval: Float32[NDArray, 'B T']
+_ANSWERS = 0.5  # weight of retrieval answers to that of text, as sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +47,9 @@ class Mixture:
   def batch(self, step: int) -> Batch:
     """The batch of one step.
 
-    Text weighs every target that is a byte, in both halves; retrieval weighs
-    the questions. Where a symbol overwrote the next byte, neither does.
+    The weights of text add up to 1, those of answers to a half. Text is every
+    target that is a byte, in both halves; where a symbol overwrote the next
+    byte nothing is learned.
     """
     rng = np.random.default_rng([self.seed, self.length, step])
     rows = self._draw(rng, self.rows)
@@ -66,9 +59,5 @@ class Mixture:
     tokens, targets = (np.concatenate(pair) for pair in zip(text, hidden))
     is_text = (targets >= 0) & (targets < BYTES)
     is_value = targets >= retrieval.VALUE
-    return Batch(
-      tokens,
-      targets,
-      (is_text / is_text.sum()).astype(np.float32),
-      (is_value / is_value.sum()).astype(np.float32),
-    )
+    weights = is_text / is_text.sum() + _ANSWERS * is_value / is_value.sum()
+    return Batch(tokens, targets, weights.astype(np.float32), is_value)
