@@ -32,6 +32,7 @@ BLOCKED = (
   'optax',
   'orbax',
   'safetensors',
+  'tokenizers',
 )
 BLOCK = f"""
 import sys
