@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -266,7 +265,7 @@ class Pipeline:
         'stream; use the same corpus, tokenizer, max_length, seed and shares, '
         'or start anew'
       )
-    return self.batches(operator.index(state['row']), length)
+    return self.batches(state['row'], length)
 
   def epochs(self, row: int) -> float:
     """Passes over the packed rows before a row of the stream."""

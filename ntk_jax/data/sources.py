@@ -70,10 +70,10 @@ class Sources:
     """
     rows, length = batch.tokens.shape
     if length < self.shortest:
-      names = ', '.join(name for name, _, least, _ in self._asked if least)
+      short = [name for name, _, least, _ in self._asked if length < least]
       raise ConfigError(
-        f'length is {length}: rows of {names} need {self.shortest} tokens or '
-        'more; start longer, or set their share to 0'
+        f'length is {length}: rows of {", ".join(short)} need {self.shortest} '
+        'tokens or more; start longer, or set their share to 0'
       )
     if not self._asked:
       return batch
