@@ -33,6 +33,7 @@ BLOCKED = (
   'orbax',
   'safetensors',
   'tensorboardX',
+  'tokenizers',
 )
 BLOCK = f"""
 import sys

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ntk_jax.typing import Array, ArrayLike, Bool, Float32, Int32, NDArray
+from ntk_jax.typing import Array, Bool, Float32, Int32, NDArray
 
 NO_TARGET = -1
 
@@ -26,5 +26,5 @@ class Batch(NamedTuple):
   targets: Int32[Array | NDArray, '*B T']
   weights: Float32[Array | NDArray, '*B T']
   answers: Bool[Array | NDArray, '*B T']
-  positions: ArrayLike | None = None
-  segments: ArrayLike | None = None
+  positions: Any = None
+  segments: Any = None

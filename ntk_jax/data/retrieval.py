@@ -1,26 +1,37 @@
-"""Key-value retrieval hidden in text: the task that tells methods apart.
+"""Retrieval hidden in text: the tasks that tell methods apart.
 
-A needle is one symbol that stands for (key, value) and overwrites a byte; a
-question is one symbol (key) that overwrites a later byte; the value is only
-the target there and is never fed, so nothing nearer can be copied. Symbols
-have ids above the bytes, so any corpus will do.
+Key-value recall: a needle is one symbol that stands for (key, value) and
+overwrites a byte; a question is one symbol (key) that overwrites a later byte;
+the value is only the target there and is never fed, so nothing nearer can be
+copied. Symbols have ids above the text's, so any corpus will do.
+
+Passkey: a sentence with a number stands somewhere in the text, and the row
+ends with a question for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from ntk_jax.data.pack import NO_TARGET
 from ntk_jax.data.text import BYTES
-from ntk_jax.typing import Int32, NDArray
+from ntk_jax.typing import Bool, Int, Int32, NDArray
 
 KEYS = 8
 VALUES = 16
-_NEEDLE = BYTES
-_QUESTION = _NEEDLE + KEYS * VALUES
-VALUE = _QUESTION + KEYS  # the 16 ids of answers, the last of the vocabulary
-VOCAB = VALUE + VALUES
-NO_TARGET = -1
+# Symbols follow the ids of the text: needles, questions, then 16 answers.
+_QUESTIONS = KEYS * VALUES
+ANSWERS = _QUESTIONS + KEYS
+SYMBOLS = ANSWERS + VALUES
+VALUE = BYTES + ANSWERS  # the first answer, where the text is bytes
+VOCAB = BYTES + SYMBOLS
 SHORTEST_ROW = 4 * KEYS  # half text, half symbols
+
+_SAYS = ('\nThe pass key is ', '. Keep it in mind.\n')
+_ASKS = '\nWhat is the pass key? The pass key is '
+_DIGITS = 5
 
 
 def next_byte_targets(
@@ -31,7 +42,7 @@ def next_byte_targets(
 
 
 def random_questions(
-  rng: np.random.Generator, rows: Int32[NDArray, 'B T+1']
+  rng: np.random.Generator, rows: Int32[NDArray, 'B T+1'], first: int = BYTES
 ) -> tuple[Int32[NDArray, 'B T'], Int32[NDArray, 'B T']]:
   """Training rows: every key hidden and asked once, at random places.
 
@@ -40,16 +51,17 @@ def random_questions(
 
   Args:
     rng: where the randomness comes from.
-    rows: text to hide in, one byte longer than the rows that come back.
+    rows: text to hide in, one token longer than the rows that come back.
+    first: the first id of the symbols, above those of the text.
 
   Returns:
     Tokens and targets; a target is the value at a question, -1 where the
-    next byte was overwritten, and the next byte elsewhere.
+    next token was overwritten, and the next token elsewhere.
   """
   B, T = rows.shape[0], rows.shape[1] - 1
   places = rng.permuted(np.tile(np.arange(T), (B, 1)), axis=1)
   places = np.sort(places[:, : 2 * KEYS].reshape(B, KEYS, 2), axis=-1)
-  return _hide(rng, rows, places[..., 0], places[..., 1])
+  return _hide(rng, rows, places[..., 0], places[..., 1], first)
 
 
 def questions_by_depth(
@@ -77,22 +89,71 @@ def questions_by_depth(
   needles = rng.integers(edges[:-1], edges[1:], size=(B, KEYS))
   asked = rng.permuted(np.tile(np.arange(T - tail, T), (B, 1)), axis=1)
   asked = asked[:, :KEYS]
-  tokens, targets = _hide(rng, rows, needles, asked)
+  tokens, targets = _hide(rng, rows, needles, asked, BYTES)
   return tokens, targets, asked.astype(np.int32)
 
 
 def _hide(
-  rng: np.random.Generator, rows: NDArray, needles: NDArray, asked: NDArray
+  rng: np.random.Generator,
+  rows: NDArray,
+  needles: NDArray,
+  asked: NDArray,
+  first: int,
 ) -> tuple[NDArray, NDArray]:
-  """Writes needles and questions over the bytes at the given places."""
+  """Writes needles and questions over the text at the given places."""
   B = rows.shape[0]
   keys = rng.permuted(np.tile(np.arange(KEYS), (B, 1)), axis=1)
   values = rng.integers(VALUES, size=(B, KEYS))
   row = np.arange(B)[:, None]
   symbols = rows.copy()
-  symbols[row, needles] = _NEEDLE + keys * VALUES + values
-  symbols[row, asked] = _QUESTION + keys
+  symbols[row, needles] = first + keys * VALUES + values
+  symbols[row, asked] = first + _QUESTIONS + keys
   tokens = symbols[:, :-1]
-  targets = np.where(symbols[:, 1:] < BYTES, symbols[:, 1:], NO_TARGET)
-  targets[row, asked] = VALUE + values
+  targets = np.where(symbols[:, 1:] < first, symbols[:, 1:], NO_TARGET)
+  targets[row, asked] = first + ANSWERS + values
   return tokens.astype(np.int32), targets.astype(np.int32)
+
+
+class Passkey:
+  """A number of five digits said once in a text, and asked at its end.
+
+  Attributes:
+    shortest: tokens of a row that is a quarter text.
+
+  Source: the task is that of Mohtashami and Jaggi 2023, arXiv:2305.16300,
+  section 4.2; its sentences are other ones.
+  """
+
+  def __init__(self, encode: Callable[[str], Int[NDArray, 'n']]) -> None:
+    """Encodes the sentences, and every digit by itself."""
+    self._says = tuple(encode(part) for part in _SAYS)
+    self._asks = encode(_ASKS)
+    self._digits = [encode(digit) for digit in '0123456789']
+    number = _DIGITS * max(map(len, self._digits))
+    sentences = sum(map(len, self._says)) + len(self._asks) + 2 * number
+    self.shortest = -(-4 * sentences // 3)
+
+  def hide(
+    self, rng: np.random.Generator, text: Int32[NDArray, 'T']
+  ) -> tuple[Int32[NDArray, 'T'], Int32[NDArray, 'T'], Bool[NDArray, 'T']]:
+    """One row: text with the number at a random place, and the question.
+
+    Args:
+      rng: where the randomness comes from.
+      text: to hide in, at least `shortest` tokens; its end makes room for the
+        sentences.
+
+    Returns:
+      Tokens, next-token targets, and which targets are digits of the answer:
+      the last ones, the last of all only a target.
+    """
+    digits = rng.integers(10, size=_DIGITS)
+    number = np.concatenate([self._digits[digit] for digit in digits])
+    needle = np.concatenate([self._says[0], number, self._says[1]])
+    end = np.concatenate([self._asks, number])
+    kept = len(text) + 1 - len(needle) - len(end)
+    place = rng.integers(kept + 1)
+    row = [text[:place], needle, text[place:kept], end]
+    row = np.concatenate(row).astype(np.int32)
+    answers = np.arange(len(text)) >= len(text) - len(number)
+    return row[:-1], row[1:], answers

@@ -1,4 +1,4 @@
-"""Byte corpora: any file or folder, or the running Python's own sources.
+"""Byte corpora: files of any kind, or the running Python's own sources.
 
 A document is trained on or held out as a whole, by a hash of its content, so
 the split never depends on names, order or what else is there. Rows never
@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
+from ntk_jax.data.files import PIECE, documents, library_documents
 from ntk_jax.errors import ConfigError
 from ntk_jax.typing import Int32, NDArray
 
 BYTES = 256
 _HELD_OUT_OF = 10
-_SHORTEST = 2048  # bytes; less holds no long row
-_PIECE = 16384  # bytes; a lone file is split into documents of this size
-_NOT_SOURCES = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages'}
+SHORTEST = 2048  # bytes; less holds no long row
 _LIBRARY = 'sources of the standard library'
 
 
@@ -56,102 +53,52 @@ class Corpus:
     }
 
 
-def load_corpus(path: str | None = None) -> Corpus:
+def load_corpus(
+  path: str | None = None,
+  *,
+  text_field: str = 'text',
+  shortest: int = SHORTEST,
+  piece: int = PIECE,
+) -> Corpus:
   """Reads a corpus of bytes.
 
   Args:
-    path: a text file, a folder of them, or None for the sources of the
-      running Python's standard library (no tests, no site-packages).
+    path: a text file, a `.jsonl` file (one document a line), a folder of
+      them, a glob pattern, or None for the sources of the running Python's
+      standard library (no tests, no site-packages).
+    text_field: the field of a JSON line that holds the text.
+    shortest: bytes of a document to be of use; shorter ones are left out.
+    piece: bytes of the documents that a lone text file is cut into.
 
   Returns:
     The corpus, a tenth of its documents held out by content hash.
 
   Raises:
-    ConfigError: if there is no such path, no usable text in it, or a file
-      that cannot be read.
+    ConfigError: if there is no such path, no usable text in it, a file that
+      cannot be read, or a JSON line without text (file and line are named).
   """
   if path is None:
     root = Path(sysconfig.get_path('stdlib'))
-    return _split(_LIBRARY, root, _read(_library_files(root)))
-  root = Path(path).expanduser()
-  if path and os.path.isfile(root):
-    return _split(root.name, root, _pieces(root))
-  if path and os.path.isdir(root):
-    return _split(root.resolve().name, root, _read(_visible_files(root)))
-  raise ConfigError(
-    f'corpus {path!r} is neither a file nor a folder; name a text file or a '
-    'folder of text files'
-  )
+    return _split(_LIBRARY, str(root), library_documents(root), shortest)
+  name, texts = documents(path, text_field, piece)
+  return _split(name, path, texts, shortest)
 
 
-def _library_files(root: Path) -> Iterator[Path]:
-  for file in _files(root):
-    parts = file.relative_to(root).parts
-    if file.suffix == '.py' and not _NOT_SOURCES & set(parts):
-      yield file
-
-
-def _visible_files(root: Path) -> Iterator[Path]:
-  for file in _files(root):
-    parts = file.relative_to(root).parts
-    if not any(part.startswith('.') for part in parts):
-      yield file
-
-
-def _files(root: Path) -> Iterator[Path]:
-  """All files of a folder; links to folders are not followed."""
-  for folder, _, names in os.walk(root, onerror=_refuse):
-    yield from (Path(folder, name) for name in names)
-
-
-def _read(files: Iterable[Path]) -> Iterator[bytes]:
-  for file in files:
-    text = _bytes(file) if file.is_file() else b''  # no pipes, no dead links
-    if not _binary(text):
-      yield text
-
-
-def _pieces(file: Path) -> list[bytes]:
-  text = _bytes(file)
-  if _binary(text):
-    raise ConfigError(
-      f'corpus {str(file)!r} is a binary file (it holds a NUL byte); name a '
-      'text file or a folder of text files'
-    )
-  return [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)]
-
-
-def _bytes(file: Path) -> bytes:
-  try:
-    return file.read_bytes()
-  except OSError as error:
-    _refuse(error)
-
-
-def _refuse(error: OSError) -> NoReturn:
-  raise ConfigError(
-    f'corpus: cannot read {error.filename!r} ({error.strerror}); make it '
-    'readable, or name a corpus without it'
-  ) from error
-
-
-def _binary(text: bytes) -> bool:
-  return b'\0' in text[:8192]
-
-
-def _split(name: str, root: Path, documents: Iterable[bytes]) -> Corpus:
+def _split(
+  name: str, path: str, texts: Iterable[bytes], shortest: int
+) -> Corpus:
   by_hash = {
     hashlib.sha256(text).hexdigest(): np.frombuffer(text, np.uint8)
-    for text in documents
-    if len(text) >= _SHORTEST
+    for text in texts
+    if len(text) >= shortest
   }
   digests = sorted(by_hash)
   held = [d for d in digests if int(d, 16) % _HELD_OUT_OF == 0]
   kept = [d for d in digests if int(d, 16) % _HELD_OUT_OF != 0]
   if not kept or not held:
     raise ConfigError(
-      f'corpus {str(root)!r} holds {len(digests)} usable documents (at least '
-      f'{_SHORTEST} bytes of text each), {len(kept)} for training and '
+      f'corpus {path!r} holds {len(digests)} usable documents (at least '
+      f'{shortest} bytes of text each), {len(kept)} for training and '
       f'{len(held)} held out; both need one, so name a file or folder with '
       'more text'
     )
@@ -169,7 +116,7 @@ class RandomRows:
       raise ConfigError(
         f'no document for training has the {length} bytes of a row; use a '
         f'shorter length or longer documents (a lone file is cut into '
-        f'documents of {_PIECE} bytes)'
+        f'documents of {PIECE} bytes)'
       )
     self._text = np.concatenate(documents)
     self._length = length

@@ -1,0 +1,203 @@
+"""Documents packed into rows, without anything passing between them.
+
+A plan says which piece of which document stands in which row. It is made once,
+of the lengths of all documents, before hosts and workers share the rows. A row
+keeps its documents apart by segment ids, and positions start at 0 in each.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ntk_jax.data.batch import NO_TARGET, Batch
+from ntk_jax.errors import ConfigError
+from ntk_jax.typing import Int, NDArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+  """Which pieces of documents stand in which row.
+
+  Attributes:
+    length: tokens that a row has room for.
+    pieces: (document, start, stop) of every piece, row by row.
+    offsets: the first piece of every row, and the number of pieces.
+  """
+
+  length: int
+  pieces: Int[NDArray, 'pieces 3']
+  offsets: Int[NDArray, 'rows+1']
+
+  @property
+  def rows(self) -> int:
+    """How many rows there are."""
+    return len(self.offsets) - 1
+
+  @property
+  def tokens(self) -> int:
+    """How many tokens stand in them."""
+    return int((self.pieces[:, 2] - self.pieces[:, 1]).sum())
+
+  @property
+  def utilisation(self) -> float:
+    """The share of the room that tokens take."""
+    return self.tokens / (self.rows * self.length)
+
+  def row(self, number: int) -> list[tuple[int, int, int]]:
+    """(document, start, stop) of the pieces of a row."""
+    start, stop = self.offsets[number : number + 2]
+    return [tuple(piece) for piece in self.pieces[start:stop].tolist()]
+
+
+def plan_rows(lengths: Int[NDArray, 'documents'], max_length: int) -> Plan:
+  """Best-fit decreasing: each piece, longest first, into the fullest row.
+
+  Documents of up to `max_length` tokens stay whole; a longer one is cut into
+  pieces of `max_length` and a rest. Of the rows with room the one with least
+  room takes a piece. O(n log n) for n pieces, and a function of its arguments
+  alone.
+
+  Args:
+    lengths: tokens of each document; empty ones appear nowhere.
+    max_length: tokens of a row.
+
+  Returns:
+    The plan: every token of every document once.
+
+  Raises:
+    ConfigError: a max_length below 2, or no document of 2 tokens.
+
+  Source: Ding et al. 2024, arXiv:2404.10830, section 3.
+
+  >>> plan = plan_rows(np.array([3, 10, 2]), max_length=8)
+  >>> [plan.row(i) for i in range(plan.rows)], plan.utilisation
+  ([[(1, 0, 8)], [(0, 0, 3), (1, 8, 10), (2, 0, 2)]], 0.9375)
+  """
+  lengths = np.asarray(lengths, np.int64)
+  if max_length < 2:
+    raise ConfigError(f'max_length is {max_length}: at least 2 tokens a row')
+  if lengths.max(initial=0) < 2:
+    raise ConfigError(
+      f'none of {len(lengths)} documents has 2 tokens: there is no next token '
+      'to learn; name a corpus with longer documents'
+    )
+  counts = -(-lengths // max_length)
+  document = np.repeat(np.arange(len(lengths)), counts)
+  first = np.repeat(np.cumsum(counts) - counts, counts)
+  start = (np.arange(len(document)) - first) * max_length
+  stop = np.minimum(start + max_length, lengths[document])
+  longest_first = np.argsort(start - stop, kind='stable')
+  pieces = np.stack([document, start, stop], axis=1)[longest_first]
+  row = _best_fit((pieces[:, 2] - pieces[:, 1]).tolist(), max_length)
+  by_row = np.argsort(row, kind='stable')
+  offsets = np.searchsorted(row[by_row], np.arange(row.max() + 2))
+  return Plan(max_length, pieces[by_row], offsets)
+
+
+def _best_fit(sizes: list[int], room: int) -> Int[NDArray, 'pieces']:
+  """The row of each size, in order: that with least room of those that fit."""
+  rows, count = np.empty(len(sizes), np.int64), 0
+  by_room: dict[int, list[int]] = {}
+  rooms: list[int] = []  # the keys of by_room, sorted
+  for i, size in enumerate(sizes):
+    at = bisect.bisect_left(rooms, size)
+    if at == len(rooms):
+      row, left = count, room - size
+      count += 1
+    else:
+      row, left = by_room[rooms[at]].pop(), rooms[at] - size
+      if not by_room[rooms[at]]:
+        del by_room[rooms.pop(at)]
+    if left and left not in by_room:
+      bisect.insort(rooms, left)
+      by_room[left] = []
+    if left:
+      by_room[left].append(row)
+    rows[i] = row
+  return rows
+
+
+def pack_row(
+  documents: Sequence[NDArray],
+  pieces: Sequence[tuple[int, int, int]],
+  length: int,
+) -> Batch:
+  """One row of pieces of documents, padded at its end.
+
+  The target of a token is the next one of its document, in this row or not;
+  a document's last token has none.
+
+  Args:
+    documents: token ids.
+    pieces: (document, start, stop) of each piece, in their order in the row.
+    length: tokens of the row, as many as the pieces have, or more.
+
+  Returns:
+    Arrays `[T]`; the weight of every target is 1.
+
+  >>> row = pack_row([np.array([5, 6, 7]), np.array([8, 9])],
+  ...   [(0, 0, 3), (1, 0, 2)], length=7)
+  >>> print(row.tokens, row.targets)
+  [5 6 7 8 9 0 0] [ 6  7 -1  9 -1 -1 -1]
+  >>> print(row.positions, row.segments)
+  [0 1 2 0 1 0 0] [1 1 1 2 2 0 0]
+  """
+  row = Batch(
+    np.zeros(length, np.int32),
+    np.full(length, NO_TARGET, np.int32),
+    np.zeros(length, np.float32),
+    np.zeros(length, np.bool_),
+    np.zeros(length, np.int32),
+    np.zeros(length, np.int32),
+  )
+  at = 0
+  for number, (document, start, stop) in enumerate(pieces, start=1):
+    end = at + stop - start
+    follows = documents[document][start + 1 : stop + 1]
+    row.tokens[at:end] = documents[document][start:stop]
+    row.targets[at : at + len(follows)] = follows
+    row.positions[at:end] = np.arange(stop - start)
+    row.segments[at:end] = number
+    at = end
+  np.copyto(row.weights, row.targets != NO_TARGET)
+  return row
+
+
+def cut(batch: Batch, length: int) -> Batch:
+  """The same tokens in shorter rows: `[B, T]` -> `[B T / length, length]`.
+
+  Each row falls into T / length rows that follow one another, so that tokens,
+  targets and weights of a step stay the same. A piece of a document that a cut
+  opens anew starts at position 0 there, and segments count from 1 in each
+  row. Cutting twice is cutting once.
+
+  Args:
+    batch: rows of T tokens.
+    length: tokens of the new rows, a divisor of T, at least 2.
+
+  Raises:
+    ConfigError: a length that does not divide T, or below 2.
+
+  >>> row = pack_row([np.arange(3), np.arange(4)], [(1, 0, 4), (0, 0, 3)], 8)
+  >>> short = cut(Batch(*(x[None] for x in row)), 2)
+  >>> print(short.positions.ravel(), short.segments.ravel())
+  [0 1 0 1 0 1 0 0] [1 1 1 1 1 1 1 0]
+  """
+  T = batch.tokens.shape[1]
+  if length < 2 or T % length:
+    raise ConfigError(
+      f'length is {length}: rows of {T} tokens are cut into rows of a length '
+      'that divides it, at least 2'
+    )
+  if length == T:
+    return batch
+  rows = Batch(*(x.reshape(-1, length) for x in batch))
+  segments, positions = rows.segments, rows.positions
+  first = segments == segments[:, :1]
+  positions = np.where(first, positions - positions[:, :1], positions)
+  segments = np.where(segments > 0, segments - segments[:, :1] + 1, 0)
+  return rows._replace(positions=positions, segments=segments)
