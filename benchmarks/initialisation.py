@@ -13,8 +13,9 @@ import argparse
 import dataclasses
 import datetime
 import functools
+import math
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ import numpy as np
 from ntk_jax import initializers
 from ntk_jax.attention import attention
 from ntk_jax.data.text import BYTES, load_corpus, spread_rows
+from ntk_jax.errors import ConfigError
 from ntk_jax.rope import RopeSpec, apply_rope, cos_sin, phases
 from ntk_jax.temperature import divisor
 from ntk_jax.typing import Array, NDArray
@@ -38,7 +40,8 @@ Weights = dict[str, Array]  # stacked over layers, all but `embed`
 Scalar = Callable[[int], float]
 
 
-def _one(n: int) -> float:
+def one(n: int) -> float:
+  """No multiplier."""
   return 1.0
 
 
@@ -49,19 +52,19 @@ class Case:
   Attributes:
     name: what the table calls it.
     text: rows of text rather than independent Gaussian inputs.
-    layer: the layer that is measured.
+    layer: the layer that is measured, from 0.
     divisor: of the logits.
     temperature: multiplier of q at n.
     gain: multiplier of the attention output at n, in every layer.
-    norm: whether heads are normed instead.
+    norm: whether the output is normed per head instead.
   """
 
   name: str
   text: bool = False
   layer: int = 0
   divisor: str = 'sqrt'
-  temperature: Scalar = _one
-  gain: Scalar = _one
+  temperature: Scalar = one
+  gain: Scalar = one
   norm: bool = False
 
 
@@ -70,31 +73,47 @@ def naive_gain(n: int) -> float:
   return (n / N_REF) ** 0.5
 
 
-def rho_aware_gain(n: int, rho: float = 0.05) -> float:
-  """What values of a correlation in the middle of text's need."""
-  return initializers.length_aware_gain(n, N_REF, rho=rho)
+def assumed_gain(n: int) -> float:
+  """What values of mean correlation 0.05 would need."""
+  return initializers.length_aware_gain(n, N_REF, rho=0.05)
 
 
-CASES = (
-  Case('iid values, 1/sqrt(d)'),
-  Case('iid values, 1/d', divisor='linear'),
+def measured_gain(rho: dict[int, float]) -> Scalar:
+  """What values of the mean correlations measured by length need."""
+  return lambda n: initializers.length_aware_gain(
+    n, N_REF, rho=rho[n], rho_ref=rho[N_REF], dim=D, inv_freq=INV_FREQ
+  )
+
+
+IID = (
+  Case('independent, 1/sqrt(d)'),
+  Case('independent, 1/d', divisor='linear'),
   Case(
-    'iid values, q scaled by ln n / ln 128',
-    temperature=lambda n: np.log(n) / np.log(N_REF),
+    'independent, q * ln n / ln 128',
+    temperature=lambda n: math.log(n) / math.log(N_REF),
   ),
   Case(
-    'iid values, q scaled by sqrt(1 + ln(n / 128))',
+    'independent, q * sqrt(ln n / ln 128)',
+    temperature=lambda n: initializers.entropy_flat_multiplier(n, N_REF),
+  ),
+  Case(
+    'independent, q * sqrt(1 + ln(n / 128))',
     temperature=lambda n: initializers.variance_flat_multiplier(n, N_REF),
   ),
-  Case('text, 1/sqrt(d)', text=True),
-  Case('text, gain sqrt(n / 128)', text=True, gain=naive_gain),
-  Case('text, gain for rho = 0.05', text=True, gain=rho_aware_gain),
-  Case('text, RMS norm per head', text=True, norm=True),
-  Case('text, 1/sqrt(d)', text=True, layer=3),
-  Case('text, gain sqrt(n / 128)', text=True, layer=3, gain=naive_gain),
-  Case('text, gain for rho = 0.05', text=True, layer=3, gain=rho_aware_gain),
-  Case('text, RMS norm per head', text=True, layer=3, norm=True),
 )
+
+
+def text_cases(layer: int, rho: dict[int, float]) -> tuple[Case, ...]:
+  """The cases on text, given its mean correlation by length."""
+  return (
+    Case('text, 1/sqrt(d)', True, layer),
+    Case('text, gain sqrt(n / 128)', True, layer, gain=naive_gain),
+    Case('text, gain for rho = 0.05', True, layer, gain=assumed_gain),
+    Case(
+      'text, gain for rho as measured', True, layer, gain=measured_gain(rho)
+    ),
+    Case('text, RMS norm per head', True, layer, norm=True),
+  )
 
 
 def init_weights(key: Array) -> Weights:
@@ -148,9 +167,9 @@ def block(
   out, _ = heads(x_BTD, layer, knobs, x_BTD.shape[1])
   x = x_BTD + out.reshape(x_BTD.shape) @ layer['out']
   h = rms_norm(x)
-  return x + (jax.nn.silu(h @ layer['gate']) * (h @ layer['up'])) @ layer[
-    'down'
-  ]
+  return (
+    x + (jax.nn.silu(h @ layer['gate']) * (h @ layer['up'])) @ layer['down']
+  )
 
 
 @functools.partial(jax.jit, static_argnames='depth')
@@ -176,14 +195,15 @@ def inputs(case: Case, weights: Weights, rows: NDArray, seed: int) -> Array:
 
 
 def measure(
-  case: Case, seeds: Iterable[int], rows: NDArray, lengths: tuple[int, ...]
+  case: Case, rows_SBT: NDArray, lengths: tuple[int, ...] = LENGTHS
 ) -> tuple[NDArray, NDArray]:
-  """Ratios and mean correlations, `[seeds, lengths]`.
+  """Ratios and mean correlations, `[S, lengths]`.
 
-  A row of n tokens is the end of a longer one, under the same weights.
+  Each of the S draws has its own weights and rows. A row of n tokens is the
+  end of a longer one, under the same weights.
   """
   found = []
-  for seed in seeds:
+  for seed, rows in enumerate(rows_SBT):
     weights = init_weights(jax.random.key(seed))
     x = inputs(case, weights, rows, seed)
     for n in lengths:
@@ -195,11 +215,124 @@ def measure(
   return ratio, rho
 
 
-def slopes(ratio: NDArray, lengths: tuple[int, ...]) -> NDArray:
-  """Slope of ln ratio over ln n, for each seed."""
-  return np.polyfit(np.log(lengths), np.log(ratio).T, 1)[0]
+def slope(ratio: NDArray, lengths: tuple[int, ...] = LENGTHS) -> float:
+  """Slope of ln ratio over ln n."""
+  return float(np.polyfit(np.log(lengths), np.log(ratio), 1)[0])
 
 
-def text_rows(count: int, length: int = max(LENGTHS)) -> NDArray:
-  """Rows of the standard library's sources, each from another file."""
-  return spread_rows(load_corpus().train, length, count)
+def derived(case: Case, n: int, rho: float) -> float | None:
+  """Var(out) / Var(v) by `attention_variance`; None where it does not hold."""
+  try:
+    variance = initializers.attention_variance(
+      n,
+      rho=max(0.0, rho),
+      logit_variance=initializers.logit_variance(H, case.divisor)
+      * case.temperature(n) ** 2,
+      dim=D,
+      inv_freq=INV_FREQ,
+    )
+  except ConfigError:
+    return None
+  return None if case.norm else variance * case.gain(n) ** 2
+
+
+def text_rows(draws: int, rows: int) -> NDArray:
+  """Rows of the standard library's sources, each of another file."""
+  found = spread_rows(load_corpus().train, max(LENGTHS), draws * rows)
+  return found.reshape(draws, rows, -1)
+
+
+def mean_rho(rows_SBT: NDArray) -> dict[int, float]:
+  """Mean correlation of the values of layer 0 by length."""
+  _, rho = measure(Case('text', text=True), rows_SBT)
+  return dict(zip(LENGTHS, rho.mean(0).tolist()))
+
+
+def line(case: Case, rows_SBT: NDArray) -> str:
+  """Measures a case: a line of the table."""
+  ratio, rho = measure(case, rows_SBT)
+  mean, slopes = ratio.mean(0), [slope(r) for r in ratio]
+  formula = [derived(case, n, r) for n, r in zip(LENGTHS, rho.mean(0))]
+  against = [
+    f'{m / f:.2f}' if f else '-' for m, f in zip(mean[[0, -1]], formula[::5])
+  ]
+  cells = [f'{r:.3g}' for r in mean]
+  text = (
+    f'| {case.name} | {case.layer} | {" | ".join(cells)} | '
+    f'**{slope(mean):+.2f}** ({np.std(slopes, ddof=1):.2f}) '
+    f'| {", ".join(against)} |'
+  )
+  print(text, flush=True)
+  return text
+
+
+def facts(rho: dict[int, float]) -> list[str]:
+  """The lines of rho and t by length."""
+  rows = {
+    'rho of text, layer 0': [rho[n] for n in LENGTHS],
+    't of rope, theta 1e4': [
+      initializers.shared_input_term(n, INV_FREQ) for n in LENGTHS
+    ],
+  }
+  return [
+    f'| {name} | {" | ".join(f"{x:.3f}" for x in values)} |'
+    for name, values in rows.items()
+  ]
+
+
+def report(draws: int, rows: int, deep_rows: int) -> str:
+  """Measures everything; the results as Markdown."""
+  text = text_rows(draws, rows)
+  rho = mean_rho(text)
+  lines = [line(case, text) for case in IID]
+  lines += [line(case, text) for case in text_cases(0, rho)]
+  deep = text[:, :deep_rows]
+  lines += [line(case, deep) for case in text_cases(LAYERS - 1, rho)]
+  corpus = load_corpus()
+  lengths = ' | '.join(map(str, LENGTHS))
+  return '\n'.join(
+    [
+      '# Attention at initialisation against length',
+      '',
+      f'`python -m benchmarks.initialisation --draws={draws} --rows={rows} '
+      f'--deep_rows={deep_rows}`, {datetime.date.today()}, '
+      f'{jax.default_backend()}; jax {jax.__version__}, numpy '
+      f'{np.__version__}, Python {platform.python_version()}; {corpus.name}, '
+      f'fingerprint {corpus.fingerprint}.',
+      '',
+      f'Var(out) / Var(v) at the last {LAST} positions of n tokens, before '
+      f'training: {LAYERS} pre-norm layers, D {D}, {N} heads of {H}, SwiGLU '
+      f'{F}, rope theta 1e4. Mean of {draws} draws of weights and {rows} rows '
+      f'({deep_rows} rows in layer {LAYERS - 1}). The slope is that of its '
+      'logarithm over ln n, with the standard deviation between draws; the '
+      'last column is measured / derived (`attention_variance`, with the rho '
+      'measured in that layer) at both ends, - where s^2 >= ln(n) / 2.',
+      '',
+      f'| case | layer | {lengths} | slope | measured / derived |',
+      '|---' * (len(LENGTHS) + 4) + '|',
+      *lines,
+      '',
+      f'| | {lengths} |',
+      '|---' * (len(LENGTHS) + 1) + '|',
+      *facts(rho),
+      '',
+    ]
+  )
+
+
+def main() -> None:
+  """Prints the results, and writes them where --out says."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--draws', type=int, default=8)
+  parser.add_argument('--rows', type=int, default=16)
+  parser.add_argument('--deep_rows', type=int, default=4)
+  parser.add_argument('--out', type=Path, help='a Markdown file to write')
+  args = parser.parse_args()
+  text = report(args.draws, args.rows, args.deep_rows)
+  print(text)
+  if args.out:
+    args.out.write_text(text)
+
+
+if __name__ == '__main__':
+  main()

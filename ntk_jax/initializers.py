@@ -72,10 +72,11 @@ def shared_input_term(
   w = np.asarray(inv_freq, np.float64)
   if w.size == 0:
     raise ConfigError('inv_freq is empty: one frequency per pair, or None')
-  # Pairs by whole turns per token have no sine to divide by: all keys agree.
-  half = np.where(np.sin(w / 2) == 0, 1.0, w / 2)
-  kernel = np.sin(n * half) / (n * np.sin(half))
-  return float(np.mean(np.where(np.sin(w / 2) == 0, 1.0, kernel) ** 2))
+  half = (w - 2 * np.pi * np.round(w / (2 * np.pi))) / 2  # no whole turns
+  still = half == 0
+  half = np.where(still, 1.0, half)
+  kernel = np.where(still, 1.0, np.sin(n * half) / (n * np.sin(half)))
+  return float(np.mean(kernel**2))
 
 
 def attention_variance(
@@ -99,10 +100,10 @@ def attention_variance(
   of v to W_v mean_j(u_j), which no number of keys averages out: W_v has
   variance 1 / D, and |mean_j u_j|^2 = t s^2 (`shared_input_term`).
 
-  It holds while s^2 < ln(n) / 2, and grows exact with n. Beyond, sum_j p_j^2
-  is carried by the largest few weights and stays below e^{s^2} / n. Tokens
-  that repeat share their logits too: the term rho is up to e^{s^2} times
-  larger without rope, a little with it.
+  It holds while s^2 < ln(n) / 2; beyond, a few weights carry sum_j p_j^2,
+  which stays below e^{s^2} / n. Equal tokens share their logits too, which is
+  left out: on text with rho about 0.1 and s^2 = 1 the measured ratio is 1.0 to
+  1.1 times this one with rope, 1.3 to 1.5 times without.
 
   Args:
     n: keys that a query sees.
@@ -126,13 +127,15 @@ def attention_variance(
   if not 0 <= rho <= 1:
     raise ConfigError(f'rho is {rho}, must be in [0, 1]: a mean correlation')
   if logit_variance < 0:
-    raise ConfigError(f'logit_variance is {logit_variance}, must not be below 0')
+    raise ConfigError(
+      f'logit_variance is {logit_variance}, must not be below 0'
+    )
   if logit_variance >= math.log(n) / 2:
     raise ConfigError(
-      f'logit_variance is {logit_variance:.4g} over n = {n} keys, must be below '
-      f'ln(n) / 2 = {math.log(n) / 2:.4g} for the weights to average out: take '
-      'a larger divisor, a smaller temperature or more keys, or norm the '
-      'attention output per head, which is flat at any length'
+      f'logit_variance is {logit_variance:.4g} over n = {n} keys, must be '
+      f'below ln(n) / 2 = {math.log(n) / 2:.4g} for the weights to average '
+      'out: take a larger divisor, a smaller temperature or more keys, or norm '
+      'the attention output per head, which is flat at any length'
     )
   sum_of_squares = min(1.0, math.exp(logit_variance) / n)
   variance = rho + (1 - rho) * sum_of_squares
