@@ -14,14 +14,17 @@ import dataclasses
 import datetime
 import functools
 import math
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.rope import cpu
 from ntk_jax import initializers
 from ntk_jax.attention import attention
 from ntk_jax.data.text import BYTES, load_corpus, spread_rows
@@ -45,6 +48,15 @@ def one(n: int) -> float:
   return 1.0
 
 
+class Knobs(NamedTuple):
+  """What a case sets, as arrays: one program per length serves all."""
+
+  q_scale: Array
+  gain: Array
+  norm: Array
+  phases: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
   """A row of the table.
@@ -57,6 +69,7 @@ class Case:
     temperature: multiplier of q at n.
     gain: multiplier of the attention output at n, in every layer.
     norm: whether the output is normed per head instead.
+    rope: whether positions turn queries and keys.
   """
 
   name: str
@@ -66,6 +79,14 @@ class Case:
   temperature: Scalar = one
   gain: Scalar = one
   norm: bool = False
+  rope: bool = True
+
+  def knobs(self, n: int) -> Knobs:
+    """What enters the program."""
+    scale = self.temperature(n) * H**0.5 / divisor(H, self.divisor)
+    w = INV_FREQ if self.rope else np.zeros(H // 2)
+    gain, norm = jnp.asarray(self.gain(n)), jnp.asarray(self.norm)
+    return Knobs(jnp.asarray(scale), gain, norm, jnp.asarray(phases(w)))
 
 
 def naive_gain(n: int) -> float:
@@ -88,6 +109,7 @@ def measured_gain(rho: dict[int, float]) -> Scalar:
 IID = (
   Case('independent, 1/sqrt(d)'),
   Case('independent, 1/d', divisor='linear'),
+  Case('independent, 1/sqrt(d), no rope', rope=False),
   Case(
     'independent, q * ln n / ln 128',
     temperature=lambda n: math.log(n) / math.log(N_REF),
@@ -107,6 +129,7 @@ def text_cases(layer: int, rho: dict[int, float]) -> tuple[Case, ...]:
   """The cases on text, given its mean correlation by length."""
   return (
     Case('text, 1/sqrt(d)', True, layer),
+    Case('text, 1/sqrt(d), no rope', True, layer, rope=False),
     Case('text, gain sqrt(n / 128)', True, layer, gain=naive_gain),
     Case('text, gain for rho = 0.05', True, layer, gain=assumed_gain),
     Case(
@@ -142,10 +165,9 @@ def rms_norm(x: Array) -> Array:
 
 
 def heads(
-  x_BTD: Array, layer: Weights, knobs: tuple[Array, Array, Array], last: int
+  x_BTD: Array, layer: Weights, knobs: Knobs, last: int
 ) -> tuple[Array, Array]:
   """Attention outputs of the last positions, and values, `[B, T, N, H]`."""
-  q_scale, gain, norm = knobs
   B, T, _ = x_BTD.shape
   p = np.arange(T)
   h = rms_norm(x_BTD)
@@ -153,16 +175,14 @@ def heads(
     (x @ layer[name]).reshape(B, -1, N, H)
     for x, name in ((h[:, -last:], 'q'), (h, 'k'), (h, 'v'))
   )
-  cos, sin = cos_sin(p, phases(INV_FREQ))
-  q = apply_rope(q, cos[-last:], sin[-last:]) * q_scale
+  cos, sin = cos_sin(p, knobs.phases)
+  q = apply_rope(q, cos[-last:], sin[-last:]) * knobs.q_scale
   k = apply_rope(k, cos, sin)
   out = attention(q, k, v, q_positions=p[-last:], kv_positions=p)
-  return jnp.where(norm, rms_norm(out), gain * out), v
+  return jnp.where(knobs.norm, rms_norm(out), knobs.gain * out), v
 
 
-def block(
-  x_BTD: Array, layer: Weights, knobs: tuple[Array, Array, Array]
-) -> Array:
+def block(x_BTD: Array, layer: Weights, knobs: Knobs) -> Array:
   """A whole pre-norm layer."""
   out, _ = heads(x_BTD, layer, knobs, x_BTD.shape[1])
   x = x_BTD + out.reshape(x_BTD.shape) @ layer['out']
@@ -174,7 +194,7 @@ def block(
 
 @functools.partial(jax.jit, static_argnames='depth')
 def ratio_and_rho(
-  x_BTD: Array, weights: Weights, knobs: tuple[Array, Array, Array], depth: int
+  x_BTD: Array, weights: Weights, knobs: Knobs, depth: int
 ) -> tuple[Array, Array]:
   """Var(out) / Var(v) at the end of the rows, and rho, of layer `depth`."""
   layers = {name: w for name, w in weights.items() if name != 'embed'}
@@ -207,9 +227,7 @@ def measure(
     weights = init_weights(jax.random.key(seed))
     x = inputs(case, weights, rows, seed)
     for n in lengths:
-      scale = case.temperature(n) * H**0.5 / divisor(H, case.divisor)
-      knobs = tuple(map(jnp.asarray, (scale, case.gain(n), case.norm)))
-      found.append(ratio_and_rho(x[:, -n:], weights, knobs, case.layer))
+      found.append(ratio_and_rho(x[:, -n:], weights, case.knobs(n), case.layer))
   both = np.array(jax.device_get(found), np.float64)
   ratio, rho = both.reshape(-1, len(lengths), 2).transpose(2, 0, 1)
   return ratio, rho
@@ -225,11 +243,11 @@ def derived(case: Case, n: int, rho: float) -> float | None:
   try:
     variance = initializers.attention_variance(
       n,
-      rho=max(0.0, rho),
+      rho=rho,
       logit_variance=initializers.logit_variance(H, case.divisor)
       * case.temperature(n) ** 2,
       dim=D,
-      inv_freq=INV_FREQ,
+      inv_freq=INV_FREQ if case.rope else None,
     )
   except ConfigError:
     return None
@@ -252,7 +270,7 @@ def line(case: Case, rows_SBT: NDArray) -> str:
   """Measures a case: a line of the table."""
   ratio, rho = measure(case, rows_SBT)
   mean, slopes = ratio.mean(0), [slope(r) for r in ratio]
-  formula = [derived(case, n, r) for n, r in zip(LENGTHS, rho.mean(0))]
+  formula = [derived(case, n, r) for n, r in zip(LENGTHS, rho.mean(0).tolist())]
   against = [
     f'{m / f:.2f}' if f else '-' for m, f in zip(mean[[0, -1]], formula[::5])
   ]
@@ -296,9 +314,10 @@ def report(draws: int, rows: int, deep_rows: int) -> str:
       '',
       f'`python -m benchmarks.initialisation --draws={draws} --rows={rows} '
       f'--deep_rows={deep_rows}`, {datetime.date.today()}, '
-      f'{jax.default_backend()}; jax {jax.__version__}, numpy '
-      f'{np.__version__}, Python {platform.python_version()}; {corpus.name}, '
-      f'fingerprint {corpus.fingerprint}.',
+      f'{jax.default_backend()}: {cpu()}, {os.cpu_count()} cores; jax '
+      f'{jax.__version__}, numpy {np.__version__}, Python '
+      f'{platform.python_version()}; {corpus.name}, fingerprint '
+      f'{corpus.fingerprint}.',
       '',
       f'Var(out) / Var(v) at the last {LAST} positions of n tokens, before '
       f'training: {LAYERS} pre-norm layers, D {D}, {N} heads of {H}, SwiGLU '

@@ -100,10 +100,11 @@ def attention_variance(
   of v to W_v mean_j(u_j), which no number of keys averages out: W_v has
   variance 1 / D, and |mean_j u_j|^2 = t s^2 (`shared_input_term`).
 
-  It holds while s^2 < ln(n) / 2; beyond, a few weights carry sum_j p_j^2,
-  which stays below e^{s^2} / n. Equal tokens share their logits too, which is
-  left out: on text with rho about 0.1 and s^2 = 1 the measured ratio is 1.0 to
-  1.1 times this one with rope, 1.3 to 1.5 times without.
+  It holds while s^2 < ln(n) / 2, where it is a fifth too large already;
+  beyond, a few weights carry sum_j p_j^2, far below e^{s^2} / n. Equal tokens
+  share their logits too, which is left out: on text with rho about 0.1 and
+  s^2 = 1 the measured ratio is 1.0 to 1.1 times this one with rope, 1.2 to
+  1.4 times without.
 
   Args:
     n: keys that a query sees.
@@ -113,8 +114,8 @@ def attention_variance(
     inv_freq: rope's frequencies for that term, as in `shared_input_term`.
 
   Raises:
-    ConfigError: s^2 >= ln(n) / 2, rho outside [0, 1], numbers of no use,
-      inv_freq without dim.
+    ConfigError: s^2 >= ln(n) / 2, rho that no n values have, numbers of no
+      use, inv_freq without dim.
 
   >>> round(1024 * attention_variance(1024), 3)
   2.718
@@ -124,8 +125,11 @@ def attention_variance(
   check_integer('n', n, least=1)
   check_number('rho', rho)
   check_number('logit_variance', logit_variance)
-  if not 0 <= rho <= 1:
-    raise ConfigError(f'rho is {rho}, must be in [0, 1]: a mean correlation')
+  if (n - 1) * rho <= -1 or rho > 1:
+    raise ConfigError(
+      f'rho is {rho} over n = {n} values, must be above -1 / (n - 1) and at '
+      'most 1, as any mean correlation: measure it with mean_correlation'
+    )
   if logit_variance < 0:
     raise ConfigError(
       f'logit_variance is {logit_variance}, must not be below 0'
@@ -174,13 +178,12 @@ def length_aware_gain(
     inv_freq: as in `attention_variance`.
 
   Raises:
-    ConfigError: as `attention_variance` does, at n or at n_ref; nothing to
-      divide by.
+    ConfigError: as `attention_variance` does, at n or at n_ref.
 
   >>> length_aware_gain(512, 128, rho=0.0)
   2.0
   >>> round(length_aware_gain(512, 128, rho=0.1), 4)
-  1.0627
+  1.0662
   """
   at = {'logit_variance': logit_variance, 'dim': dim, 'inv_freq': inv_freq}
   rho_ref = rho if rho_ref is None else rho_ref

@@ -147,7 +147,7 @@ def test_variance_is_refused_where_weights_do_not_average_out() -> None:
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'rho': -0.1}, r'rho is -0.1, must be in \[0, 1\]'),
+    ({'rho': -0.001}, r'rho is -0.001 over n = 1024 .* -1 / \(n - 1\)'),
     ({'rho': 1.1}, 'rho is 1.1'),
     ({'rho': math.nan}, 'rho is nan, must be a finite number'),
     ({'logit_variance': -1.0}, 'logit_variance is -1.0, must not be below 0'),
@@ -158,6 +158,10 @@ def test_variance_is_refused_where_weights_do_not_average_out() -> None:
 def test_variance_takes_what_it_can_use(settings: dict, message: str) -> None:
   with pytest.raises(ConfigError, match=message):
     attention_variance(1024, **settings)
+
+
+def test_variance_takes_a_rho_measured_below_zero() -> None:
+  assert 0 < attention_variance(1024, rho=-0.0009, logit_variance=0.0) < 1e-4
 
 
 def test_gain_undoes_the_variance() -> None:
@@ -247,9 +251,9 @@ def test_init_matrix_keeps_the_variance_of_its_input() -> None:
   out = jnp.einsum('bi,lio->lbo', x, w)
   np.testing.assert_allclose(out.std((1, 2)), 0.5, rtol=0.03)
   assert not init_matrix(jax.random.key(0), (5, 5), fan_in=5, gain=0).any()
-  for wrong in ({'fan_in': 0}, {'fan_in': 5, 'gain': -1.0}):
+  for fan_in, gain in ((0, 1.0), (5, -1.0), (5, math.inf)):
     with pytest.raises(ConfigError, match='must'):
-      init_matrix(jax.random.key(0), (5, 5), **wrong)
+      init_matrix(jax.random.key(0), (5, 5), fan_in, gain)
 
 
 def test_residual_gain_adds_up_to_one() -> None:
@@ -330,6 +334,7 @@ def test_norm_per_head_is_flat_on_text() -> None:
   [
     ('independent, 1/sqrt(d)', 0.07),
     ('independent, 1/d', 0.07),
+    ('independent, 1/sqrt(d), no rope', 0.07),
     ('independent, q * ln n / ln 128', 0.07),
     ('independent, q * sqrt(ln n / ln 128)', 0.07),
     ('text, 1/sqrt(d)', 0.1),  # equal tokens share their logits
