@@ -55,8 +55,8 @@ HOMES = {
   'grain': 'data/pipeline.py',
   'matplotlib': 'plot.py',
   'optax': 'optimizer.py',
-  'orbax': 'checkpoint/',
-  'safetensors': 'checkpoint/',
+  'orbax': 'checkpoint/manager.py',
+  'safetensors': 'checkpoint/files.py',
   'tensorboardX': 'metrics.py',
 }
 NOWHERE = (
@@ -166,7 +166,8 @@ def test_order_names_each_module_once() -> None:
     ('loss.py', 'def f():\n  from flax import nnx', 'only model/ imports'),
     ('data/text.py', 'import grain.python', 'only data/pipeline.py'),
     ('report.py', 'from matplotlib import pyplot', 'only plot.py'),
-    ('model/cache.py', 'import safetensors.numpy', 'only checkpoint/ imports'),
+    ('model/cache.py', 'import safetensors.numpy', 'only checkpoint/files'),
+    ('checkpoint/steps.py', 'import orbax.checkpoint', 'only checkpoint/man'),
     ('extend/job.py', 'from absl import flags', 'never imports absl'),
     ('train.py', 'from experiments import extend', 'never imports exp'),
   ],

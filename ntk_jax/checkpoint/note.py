@@ -142,19 +142,6 @@ def check_digests(note: dict[str, Any], leaves: Mapping[str, Any]) -> None:
     raise DamagedError(f'digest mismatch in {", ".join(wrong)}')
 
 
-def restore_target(leaf: Any) -> Any:
-  """What a leaf is restored as: arrays of jax where they were, numpy as such.
-
-  A shape without a sharding goes to the first device.
-  """
-  if isinstance(leaf, np.ndarray):
-    return leaf
-  where = getattr(leaf, 'sharding', None)
-  if where is None:
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
 def _seal(note: dict[str, Any]) -> str:
   text = json.dumps(note, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()

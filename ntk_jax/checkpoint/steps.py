@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
@@ -20,17 +18,17 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ntk_jax.checkpoint import folder as disk
 from ntk_jax.checkpoint import hosts, note
 from ntk_jax.checkpoint.lock import FolderLock
-from ntk_jax.errors import CheckpointError, ConfigError
-
-_SPARE = 1.2  # free disk before a save, in sizes of the tree
-_TEMPORARY = '.orbax-checkpoint-tmp'  # in the name of an unfinished step
-# Errors that speak of the machine, not of the files: nothing is moved.
-_PASSING = re.compile(
-  'RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED'
-  '|Permission denied|Too many open files|Input/output error'
+from ntk_jax.checkpoint.manager import (
+  brief,
+  open_manager,
+  read_arrays,
+  read_note,
+  start_save,
 )
+from ntk_jax.errors import CheckpointError, ConfigError
 
 
 class Restored(NamedTuple):
@@ -98,7 +96,11 @@ class Checkpoints:
       WorkdirError: if it cannot be written or another process has it.
     """
     hosts.on_leader(self._take)
-    self._manager = self._open()
+    try:
+      self._manager = open_manager(self.folder, self._keep)
+    except BaseException:
+      self._lock.release()
+      raise
     return self
 
   def __exit__(
@@ -133,17 +135,15 @@ class Checkpoints:
     Raises:
       CheckpointError: if this save cannot start, or the one before failed.
     """
+    self._check_open()
     self.wait()
     leaves = note.named_leaves(tree)
     self._check_step(step)
-    hosts.on_leader(lambda: self._check_space(step, leaves))
+    size = note.size_in_bytes(leaves)
+    hosts.on_leader(lambda: disk.check_space(self.folder, size))
     sealed = note.sealed_note(leaves, about, self._run)
-    ocp = _orbax()
-    args = ocp.args.Composite(
-      arrays=ocp.args.StandardSave(leaves), note=ocp.args.JsonSave(sealed)
-    )
     try:
-      started = self._manager.save(step, args=args)
+      started = start_save(self._manager, step, leaves, sealed)
     except Exception as error:
       raise self._failed(step, error) from error
     if not started:
@@ -164,7 +164,7 @@ class Checkpoints:
       return
     try:
       self._manager.wait_until_finished()
-      hosts.on_leader(lambda: _flush(self.folder / str(step)))
+      hosts.on_leader(lambda: disk.flush(self.folder / str(step)))
     except Exception as error:
       raise self._failed(step, error) from error
 
@@ -187,17 +187,21 @@ class Checkpoints:
       CheckpointError: if no step is whole, the asked one is absent or
         damaged, or a step is of another tree or run.
     """
+    self._check_open()
     self.wait()
     leaves = note.named_leaves(like)
-    damaged: dict[int, note.DamagedError] = {}
-    for candidate in self._candidates(step):
+    # Listed before anything is renamed, so that all hosts see the same.
+    steps, damaged = self.steps(), dict[int, note.DamagedError]()
+    for candidate in self._candidates(steps, step):
       try:
         found, about = self._read(candidate, leaves)
       except note.DamagedError as error:
         damaged[candidate] = error
         continue
       set_aside = tuple(self._quarantine(n, e) for n, e in damaged.items())
-      self._rewind(candidate)
+      for newer in steps:
+        if newer > candidate and newer not in damaged:
+          self._set_aside(newer, 'rewound')
       tree = jax.tree.unflatten(jax.tree.structure(like), found)
       return Restored(candidate, tree, about, set_aside)
     if damaged:
@@ -210,8 +214,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """The steps in the folder, oldest first; one in flight is not there yet."""
-    names = [path.name for path in self.folder.iterdir() if path.is_dir()]
-    return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
+    return disk.steps_in(self.folder)
 
   def close(self) -> None:
     """Finishes the save in flight and unlocks.
@@ -230,30 +233,14 @@ class Checkpoints:
   def _take(self) -> None:
     self._lock.acquire()
     try:
-      self._clear()
+      disk.remove_unfinished(self.folder)
     except BaseException:
       self._lock.release()
       raise
 
-  def _clear(self) -> None:
-    """Removes unfinished steps, which would fill the disk for ever."""
-    for path in self.folder.glob(f'*{_TEMPORARY}*'):
-      try:
-        shutil.rmtree(path)
-      except OSError as error:
-        raise CheckpointError(
-          f'cannot remove the unfinished {path}: {error.strerror}'
-        ) from error
-
-  def _open(self) -> Any:
-    ocp = _orbax()
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=self._keep,
-      create=False,
-      save_root_metadata=False,
-      lightweight_initialize=True,
-    )
-    return ocp.CheckpointManager(self.folder, options=options)
+  def _check_open(self) -> None:
+    if self._manager is None:
+      raise CheckpointError(f'{self.folder} is not open: use `with`')
 
   def _check_step(self, step: int) -> None:
     newest = max(self.steps(), default=-1)
@@ -265,36 +252,26 @@ class Checkpoints:
     if step < 0:
       raise CheckpointError(f'step {step} cannot be saved: below 0')
 
-  def _check_space(self, step: int, leaves: dict[str, Any]) -> None:
-    needed = int(_SPARE * note.size_in_bytes(leaves))
-    free = shutil.disk_usage(self.folder).free
-    if free < needed:
-      raise CheckpointError(
-        f'step {step} was not saved: {self.folder} has {free:,} bytes free, '
-        f'{needed:,} are needed; free space, or keep fewer checkpoints'
-      )
-
   def _failed(self, step: int, error: Exception) -> CheckpointError:
     """Makes the folder and the manager good again after a failed save."""
     with contextlib.suppress(Exception):
       self._manager.close()
     with contextlib.suppress(CheckpointError):
-      hosts.on_leader(self._clear)
-    self._manager = self._open()
+      hosts.on_leader(lambda: disk.remove_unfinished(self.folder))
+    self._manager = open_manager(self.folder, self._keep)
     return CheckpointError(
-      f'saving step {step} to {self.folder} failed: {_brief(error)}; steps '
+      f'saving step {step} to {self.folder} failed: {brief(error)}; steps '
       f'there: {self.steps() or "none"}; free space or choose another folder, '
       'then run the same command to go on'
     )
 
-  def _candidates(self, step: int | None) -> list[int]:
+  def _candidates(self, steps: list[int], step: int | None) -> list[int]:
     """The steps to try, in order; empty if none was ever saved."""
-    steps = self.steps()
     if step is not None and step not in steps:
       raise CheckpointError(
         f'no step {step} in {self.folder}; there are: {steps or "none"}'
       )
-    bad = sorted(path.name for path in self.folder.glob('bad-*'))
+    bad = disk.damaged_in(self.folder)
     if bad and not steps:
       raise CheckpointError(
         f'{self.folder} has damaged steps only: {", ".join(bad)}; delete them '
@@ -306,36 +283,15 @@ class Checkpoints:
     self, step: int, leaves: dict[str, Any]
   ) -> tuple[list[Any], dict[str, Any]]:
     """The arrays of a step in order, and what was kept with them."""
-    args = _orbax().args
-    stored = self._fetch(step, note=args.JsonRestore()).note
-    checked = note.checked_note(stored)
     try:
+      checked = note.checked_note(read_note(self._manager, step))
       note.check_run(checked, self._run, self._allow)
       note.check_arrays(checked, leaves)
+      found = read_arrays(self._manager, step, leaves)
     except CheckpointError as error:
-      raise CheckpointError(f'step {step} in {self.folder} {error}') from None
-    targets = {n: note.restore_target(leaf) for n, leaf in leaves.items()}
-    found = self._fetch(step, arrays=args.StandardRestore(targets)).arrays
+      raise CheckpointError(f'step {step} in {self.folder} {error}') from error
     note.check_digests(checked, found)
     return [found[name] for name in leaves], checked['about']
-
-  def _fetch(self, step: int, **items: Any) -> Any:
-    """Reads items of a step; tells damage from what may pass."""
-    found, failure = None, None
-    try:
-      found = self._manager.restore(step, args=_orbax().args.Composite(**items))
-    except Exception as error:
-      failure = error
-    passing = failure is not None and _may_pass(failure)
-    reason = _brief(failure) if failure else 'another process cannot read it'
-    if hosts.on_any(passing):
-      raise CheckpointError(
-        f'step {step} in {self.folder} cannot be read now: {reason}; it was '
-        'left as it is'
-      ) from failure
-    if hosts.on_any(failure is not None):
-      raise note.DamagedError(reason) from failure
-    return found
 
   def _quarantine(self, step: int, error: note.DamagedError) -> str:
     name = self._set_aside(step, 'bad')
@@ -343,48 +299,11 @@ class Checkpoints:
     logging.getLogger(__name__).warning(message)
     return message
 
-  def _rewind(self, step: int) -> None:
-    for newer in self.steps():
-      if newer > step:
-        self._set_aside(newer, 'rewound')
-
   def _set_aside(self, step: int, why: str) -> str:
     """Renames a step out of the way; returns its new name."""
-    taken = {path.name for path in self.folder.iterdir()}
-    name, count = f'{why}-{step}', 1
-    while name in taken:
-      name, count = f'{why}-{step}-{count}', count + 1
+    name = disk.free_name(self.folder, f'{why}-{step}')
     hosts.on_leader(
       lambda: os.rename(self.folder / str(step), self.folder / name)
     )
     self._manager.reload()
     return name
-
-
-def _orbax() -> Any:
-  """Orbax, imported when a folder is opened: it is slow to load."""
-  import orbax.checkpoint as ocp
-
-  return ocp
-
-
-def _flush(folder: Path) -> None:
-  """Puts a step on the disk: orbax leaves its small files to the cache."""
-  for path in (*folder.rglob('*'), folder, folder.parent):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
-
-
-def _may_pass(error: Exception) -> bool:
-  """Whether an error speaks of the machine rather than of the files."""
-  machine = isinstance(error, jax.errors.JaxRuntimeError | MemoryError)
-  return machine or bool(_PASSING.search(f'{error}'))
-
-
-def _brief(error: Exception) -> str:
-  """An error in one line."""
-  words = ' '.join(str(error).split())
-  return f'{type(error).__name__}: {words[:300]}'

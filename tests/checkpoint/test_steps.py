@@ -276,8 +276,9 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 def test_wrong_settings(
   tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
+  options = dict(options)
   with pytest.raises(ConfigError, match=says):
-    Checkpoints(**{'folder': tmp_path, **options})
+    Checkpoints(options.pop('folder', tmp_path), **options)
 
 
 def test_a_relative_folder_stays_where_it_was(
@@ -300,3 +301,15 @@ def test_a_fallback_is_told(
   (said,) = found.set_aside
   assert said.startswith(f'step 2 in {tmp_path} is damaged, now bad-2: ')
   assert said in caplog.messages
+
+
+def test_it_is_used_open(tmp_path: Path) -> None:
+  with Checkpoints(tmp_path) as checkpoints:
+    pass
+  for call in (
+    lambda: checkpoints.save(1, state(), {}),
+    lambda: checkpoints.restore(state()),
+  ):
+    with pytest.raises(CheckpointError, match='is not open'):
+      call()
+  checkpoints.close()  # as often as one likes
