@@ -5,7 +5,6 @@ What is on the disk is the truth: no list of steps is kept in memory.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -62,13 +61,3 @@ def free_name(folder: Path, name: str) -> str:
   while found in taken:
     found, count = f'{name}-{count}', count + 1
   return found
-
-
-def flush(folder: Path) -> None:
-  """Puts a step on the disk: orbax leaves its small files to the cache."""
-  for path in (*folder.rglob('*'), folder, folder.parent):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)

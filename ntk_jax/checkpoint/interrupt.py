@@ -29,9 +29,10 @@ _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 class StopSignals:
   """Turns SIGTERM and SIGINT into a wish to stop; use as a context manager.
 
-  A second Ctrl-C kills at once. Where a run has several processes, a signal
-  to one of them stops all after the same step: JAX's preemption service
-  carries it, so jax.distributed must be initialised.
+  A Ctrl-C after the first signal kills at once, in the middle of a compile too.
+  Where a run has several processes, a signal to one of them stops all after the
+  same step: JAX's preemption service carries it, so jax.distributed must be
+  initialised.
 
   Attributes:
     signal: the first signal that came, None before.
@@ -78,9 +79,8 @@ class StopSignals:
       signal.signal(*self._before.popitem())
 
   def _heard(self, number: int, frame: FrameType | None) -> None:
-    if self.signal == number == signal.SIGINT:
-      signal.signal(signal.SIGINT, signal.SIG_DFL)
-      signal.raise_signal(signal.SIGINT)
+    # The kernel's answer to the next: a handler would wait for native code.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     self.signal = self.signal or signal.Signals(number)
     # Not print: it fails if the signal came in the middle of one.
     os.write(2, b'\nstopping after this step; Ctrl-C stops at once\n')

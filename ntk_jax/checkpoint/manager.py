@@ -26,6 +26,7 @@ _PASSING = re.compile(
 
 # What tensorstore adds to a message: pages of its own settings.
 _DETAILS = re.compile(r'\[tensorstore_spec=|See full TensorStore details')
+_SIDE = 250  # characters of a long message that are kept on either side
 
 
 def open_manager(folder: Path, keep: int) -> Any:
@@ -36,6 +37,9 @@ def open_manager(folder: Path, keep: int) -> Any:
     create=False,
     save_root_metadata=False,
     lightweight_initialize=True,
+    # Otherwise, where a directory cannot be made, threads that wait for it
+    # keep the process from ending for many minutes.
+    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
   )
   return ocp.CheckpointManager(folder, options=options)
 
@@ -80,7 +84,9 @@ def read_arrays(
 def brief(error: Exception) -> str:
   """An error in one line."""
   words = ' '.join(_DETAILS.split(str(error))[0].split())
-  return f'{type(error).__name__}: {words[:300]}'
+  if len(words) > 2 * _SIDE:  # what failed, then files, then why
+    words = f'{words[:_SIDE]} ... {words[-_SIDE:]}'
+  return f'{type(error).__name__}: {words}'
 
 
 def _read(manager: Any, step: int, **items: Any) -> Any:

@@ -66,7 +66,8 @@ class Checkpoints:
 
     Args:
       folder: where the steps are, on a disk that all hosts see.
-      keep: newest steps that stay; older ones are deleted after a save.
+      keep: newest steps that stay; older ones are deleted after a save. With
+        one alone, a step that is damaged ends the run.
       run: what the run is, in sections such as model and data; stored with
         each step, and a step of another run is refused.
       allow: sections that may differ from those stored.
@@ -164,7 +165,6 @@ class Checkpoints:
       return
     try:
       self._manager.wait_until_finished()
-      hosts.on_leader(lambda: disk.flush(self.folder / str(step)))
     except Exception as error:
       raise self._failed(step, error) from error
 

@@ -235,8 +235,10 @@ def test_one_writer(tmp_path: Path) -> None:
 
 SECOND = """
 import sys
+import ntk_jax.extend
 from ntk_jax.checkpoint import Checkpoints
 from ntk_jax.errors import WorkdirError
+assert 'orbax' not in sys.modules  # who keeps no checkpoints does not load it
 try:
   with Checkpoints(sys.argv[1]):
     print('opened')
