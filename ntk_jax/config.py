@@ -38,3 +38,27 @@ def fingerprint(*values: Any) -> str:
   """
   text = json.dumps(to_plain(values), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(
+  before: dict[str, Any], now: dict[str, Any]
+) -> list[tuple[str, Any, Any]]:
+  """Leaves of nested mappings that are not equal: (dotted name, before, now).
+
+  A leaf that is missing on one side counts as None there.
+
+  >>> differences({'d': 8, 'data': {'seed': 0}}, {'d': 8, 'data': {'seed': 1}})
+  [('data.seed', 0, 1)]
+  """
+  old, new = _flat(before), _flat(now)
+  names = sorted({*old, *new})
+  pairs = [(name, old.get(name), new.get(name)) for name in names]
+  return [(name, x, y) for name, x, y in pairs if x != y]
+
+
+def _flat(value: Any, name: str = '') -> dict[str, Any]:
+  """Leaves of nested mappings by dotted name."""
+  if not isinstance(value, dict):
+    return {name: value}
+  inner = {f'{name}.{k}' if name else k: v for k, v in value.items()}
+  return {n: leaf for k, v in inner.items() for n, leaf in _flat(v, k).items()}

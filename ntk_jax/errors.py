@@ -29,6 +29,10 @@ class WorkdirError(ConfigError):
   """A working directory is not to be used: unwritable, taken, another run's."""
 
 
+class CheckpointError(WorkdirError):
+  """A checkpoint could not be saved, or none can be restored."""
+
+
 class NumericsError(RuntimeError):
   """Training met values that are not finite too many times in a row."""
 

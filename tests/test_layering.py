@@ -65,6 +65,9 @@ HOMES = {
   'safetensors': 'checkpoint.py',
   'tensorboardX': 'metrics/tensorboard.py',
   'tokenizers': 'data/tokenize.py',
+  'orbax': 'checkpoint/manager.py',
+  'safetensors': 'checkpoint/files.py',
+  'tensorboardX': 'metrics.py',
 }
 NOWHERE = (
   'benchmarks',
@@ -175,6 +178,9 @@ def test_order_names_each_module_once() -> None:
     ('model/cache.py', 'import safetensors.numpy', 'only checkpoint.py'),
     ('extend/job.py', 'from absl import flags', 'only data/pipeline.py'),
     ('data/pack.py', 'import tokenizers', 'only data/tokenize.py'),
+    ('model/cache.py', 'import safetensors.numpy', 'only checkpoint/files'),
+    ('checkpoint/steps.py', 'import orbax.checkpoint', 'only checkpoint/man'),
+    ('extend/job.py', 'from absl import flags', 'never imports absl'),
     ('train.py', 'from experiments import extend', 'never imports exp'),
   ],
 )

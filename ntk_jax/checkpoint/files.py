@@ -1,4 +1,4 @@
-"""Checkpoints of one host: whole or absent, and checked when read.
+"""Files of one host: whole or absent, and checked when read.
 
 A tree of arrays goes to one safetensors file beside a digest of its bytes,
 written under another name and renamed: a killed process leaves the old file
@@ -81,8 +81,8 @@ def load_tree(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
     WorkdirError: if the file is damaged, unreadable or holds another tree.
   """
   about, arrays = _read(path)
-  expected = {n: _kind(leaf) for n, leaf in _by_name(like).items()}
-  found = {name: _kind(array) for name, array in arrays.items()}
+  expected = {n: kind(leaf) for n, leaf in _by_name(like).items()}
+  found = {name: kind(array) for name, array in arrays.items()}
   if found != expected:
     odd = min(n for n, _ in found.items() ^ expected.items())
     raise WorkdirError(
@@ -125,7 +125,12 @@ def _by_name(tree: Any) -> dict[str, Any]:
   return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _kind(array: Any) -> str:
+def kind(array: Any) -> str:
+  """Dtype and shape in words.
+
+  >>> kind(np.zeros((2, 3), np.float32))
+  'float32[2, 3]'
+  """
   return f'{array.dtype}{list(array.shape)}'
 
 
