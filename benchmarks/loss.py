@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.loss import chunked_cross_entropy, cross_entropy
-from ntk_jax.typing import Array
+from ntk_jax.typing import Array, NDArray
 
 # Vocabulary, width, tokens: the default job, wider, and a large vocabulary.
 SIZES = (
@@ -57,13 +57,15 @@ def operands(vocab: int, dim: int, tokens: int, dtype: str) -> tuple[Any, ...]:
   )
 
 
-def seconds(runs: tuple[Callable[[], object], ...], repeats: int) -> Any:
-  """Times [repeats, runs], in turns, after one turn that compiles."""
-  times = np.zeros((repeats + 1, len(runs)))
+def seconds(
+  programs: list[Callable[..., object]], inputs: tuple[Any, ...], repeats: int
+) -> NDArray:
+  """Times [repeats, programs], in turns, after one unmeasured turn."""
+  times = np.zeros((repeats + 1, len(programs)))
   for turn in range(repeats + 1):
-    for k, run in enumerate(runs):
+    for k, run in enumerate(programs):
       start = time.perf_counter()
-      jax.block_until_ready(run())
+      jax.block_until_ready(run(*inputs))
       times[turn, k] = time.perf_counter() - start
   return times[1:]
 
@@ -73,12 +75,11 @@ def row(size: tuple[int, int, int], dtype: str, repeats: int) -> str:
   inputs = operands(*size, dtype)
   cells = [f'{size[0]:,}', f'{size[1]}', f'{size[2]:,}', dtype]
   for gradient in (False, True):
-    programs = []
+    programs: list[Any] = []
     for loss in (plain, chunked):
       f = jax.value_and_grad(loss, argnums=(0, 1)) if gradient else loss
       programs.append(jax.jit(f).lower(*inputs).compile())
-    first, second = programs
-    times = seconds((lambda: first(*inputs), lambda: second(*inputs)), repeats)
+    times = seconds(programs, inputs, repeats)
     ms = 1e3 * np.median(times, axis=0)
     low, middle, high = np.quantile(
       times[:, 0] / times[:, 1], (0.25, 0.5, 0.75)
