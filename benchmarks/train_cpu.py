@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import platform
@@ -29,9 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.others import Patience, Timed
 from benchmarks.rope import cpu
 from benchmarks.train_torch import Step, serve
-from experiments.launch import keep_freed_memory
 from ntk_jax.data.batch import NO_TARGET, Batch
 from ntk_jax.model import (
   ModelConfig,
@@ -208,12 +209,13 @@ class Program:
     assert self.process.stdout is not None
     return json.loads(self.process.stdout.readline())
 
-  def seconds(self, steps: int) -> float:
-    """Of one step, the mean of some."""
+  def seconds(self, steps: int) -> tuple[float, float]:
+    """Of one step, the mean of some; and of the CPU, for all of them."""
     assert self.process.stdin is not None
     self.process.stdin.write(f'{steps}\n')
     self.process.stdin.flush()
-    return self.read()['seconds'] / steps
+    found = self.read()
+    return found['seconds'] / steps, found['cpu']
 
   def close(self) -> None:
     """Ends the process: it has no more to read."""
@@ -230,29 +232,46 @@ def check_alike(losses: dict[str, float]) -> None:
       sys.exit(f'not the same model: first losses are {losses}')
 
 
-def measure(
-  length: int, peer_python: str, repeats: int, steps: int
-) -> tuple[dict[str, NDArray], dict[str, dict[str, Any]]]:
-  """Seconds per step of each case and turn, and what the processes say."""
+class Measured(NamedTuple):
+  """What one length gave.
+
+  Attributes:
+    seconds: of a step, by case and turn.
+    others: cores that other programs used, at each of these times.
+    abouts: what each process says of itself.
+  """
+
+  seconds: dict[str, NDArray]
+  others: NDArray
+  abouts: dict[str, dict[str, Any]]
+
+
+def measure(length: int, args: argparse.Namespace) -> Measured:
+  """All cases, in turns."""
   tokens = np.random.default_rng(0).integers(
     0, CONFIG.vocab, (TOKENS // length, length), dtype=np.int32
   )
-  found: dict[str, list[float]] = {name: [] for name in CASES}
+  found: dict[str, list[Timed]] = {name: [] for name in CASES}
+  patience = Patience(args.patience, args.others)
   with tempfile.TemporaryDirectory() as folder:
     inputs = Path(folder) / 'inputs.npz'
     params = named(init_params(jax.random.key(0), CONFIG))
     np.savez(inputs, tokens=tokens, **params)  # pyrefly: ignore[bad-argument-type]
-    programs = {name: Program(name, inputs, peer_python) for name in CASES}
+    programs = {n: Program(n, inputs, args.peer_python) for n in CASES}
   try:
     check_alike({name: p.about['loss'] for name, p in programs.items()})
-    for turn in range(repeats):
+    for turn in range(args.repeats):
       for name in list(CASES)[:: -1 if turn % 2 else 1]:
-        found[name].append(programs[name].seconds(steps))
+        take = functools.partial(programs[name].seconds, args.steps)
+        found[name].append(patience.timed(take))
   finally:
     for program in programs.values():
       program.close()
-  abouts = {name: p.about for name, p in programs.items()}
-  return {name: np.array(s) for name, s in found.items()}, abouts
+  return Measured(
+    {name: np.array([t.seconds for t in ts]) for name, ts in found.items()},
+    np.array([[t.others for t in ts] for ts in found.values()]),
+    {name: p.about for name, p in programs.items()},
+  )
 
 
 def against(theirs: NDArray, ours: NDArray) -> str:
@@ -289,14 +308,21 @@ def verdict(length: int, seconds: dict[str, NDArray]) -> str:
   )
 
 
-def report(peer_python: str, repeats: int, steps: int) -> str:
+def quietness(length: int, others: NDArray) -> str:
+  """What other programs took of the machine."""
+  low, middle, high = np.percentile(others, (25, 50, 75))
+  return f'{middle:.2f} ({low:.2f} to {high:.2f}) at T = {length}'
+
+
+def report(args: argparse.Namespace) -> str:
   """Runs everything; the results as Markdown."""
   load = os.getloadavg()[0]
-  table, verdicts, abouts = [], [], {}
+  table, verdicts, quiet, abouts = [], [], [], {}
   for length in BARS:
-    seconds, abouts = measure(length, peer_python, repeats, steps)
+    seconds, others, abouts = measure(length, args)
     table += rows(length, seconds)
     verdicts.append(verdict(length, seconds))
+    quiet.append(quietness(length, others))
     print('\n'.join([*rows(length, seconds), verdicts[-1]]), flush=True)
   losses = {name: round(about['loss'], 5) for name, about in abouts.items()}
   size = parameter_count(CONFIG) / 1e6
@@ -304,7 +330,8 @@ def report(peer_python: str, repeats: int, steps: int) -> str:
     [
       '# A train step on a CPU against torch and transformers',
       '',
-      f'`python -m benchmarks.train_cpu --repeats={repeats} --steps={steps}`, '
+      f'`python -m benchmarks.train_cpu --repeats={args.repeats} '
+      f'--steps={args.steps} --patience={args.patience:g}`, '
       f'{datetime.date.today()}, {jax.default_backend()}: {cpu()}, '
       f'{os.cpu_count()} cores, load average {load:.1f} at the start; '
       f'jax {jax.__version__}, numpy {np.__version__}, '
@@ -315,11 +342,13 @@ def report(peer_python: str, repeats: int, steps: int) -> str:
       f'V {CONFIG.vocab}, tied), {TOKENS} tokens a step, loss, gradient, clip '
       'and AdamW. torch is LlamaForCausalLM with sdpa and fused AdamW, not '
       'compiled. Each program is a process of its own, with all cores; they '
-      f'take {steps} steps in turn, {repeats} times, from the same weights '
-      f'(first losses at T = {max(BARS)}: {losses}). Ours keeps freed memory '
-      'as our commands do; torch runs as it comes, and with the same settings '
-      'of glibc. "Packed" has positions and segments as arrays, and still one '
-      'document a row. bf16 is of the compute, beside float32 parameters.',
+      f'take {args.steps} steps in turn, {args.repeats} times, from the same '
+      f'weights (first losses at T = {max(BARS)}: {losses}). Ours keeps freed '
+      'memory as our commands do; torch runs as it comes, and with the same '
+      'settings of glibc. "Packed" has positions and segments as arrays, and '
+      'still one document a row. bf16 is of the compute, beside float32 '
+      'parameters. '
+      f'Cores that other programs used meanwhile: {"; ".join(quiet)}.',
       '',
       'Seconds are those of a step; ratios are time of the peer / time of '
       'ours within a turn, with quartiles: above 1, ours is faster.',
@@ -342,16 +371,28 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=11)
   parser.add_argument('--steps', type=int, default=2)
   parser.add_argument('--peer_python', default=sys.executable)
+  parser.add_argument(
+    '--patience',
+    type=float,
+    default=0,
+    help='seconds per length to wait for a quiet machine',
+  )
+  parser.add_argument(
+    '--others', type=float, default=0.2, help='cores that is quiet'
+  )
   parser.add_argument('--out', type=Path, help='a Markdown file to write')
   parser.add_argument('--serve', choices=CASES, help=argparse.SUPPRESS)
   parser.add_argument('--inputs', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve:
+    # Here, since in tests `experiments` is the folder of its own tests.
+    from experiments.launch import keep_freed_memory
+
     keep_freed_memory()
     tokens = np.load(args.inputs)['tokens']
     serve(stepper(tokens, CASES[args.serve]), {})
     return
-  text = report(args.peer_python, args.repeats, args.steps)
+  text = report(args)
   print(text)
   if args.out:
     args.out.write_text(text)
