@@ -13,14 +13,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 _STAT = Path('/proc/stat')
 _PAUSE = 5.0  # seconds between two looks at a busy machine
 
 
 class Timed(NamedTuple):
-  """A time, and how many cores other programs used meanwhile (NaN: unknown)."""
+  """A time, and what cores did meanwhile.
+
+  Attributes:
+    seconds: of the wall.
+    cpu: seconds on all cores of what was timed.
+    others: cores that other programs used; NaN where it is not known.
+  """
 
   seconds: float
+  cpu: float
   others: float
 
 
@@ -47,8 +56,8 @@ def timed(run: Callable[[], tuple[float, float]]) -> Timed:
   """
   busy, start = _busy(), time.perf_counter()
   seconds, own = run()
-  busy, wall = _busy() - busy, time.perf_counter() - start
-  return Timed(seconds, max(0.0, busy - own) / wall if busy == busy else busy)
+  wall = time.perf_counter() - start
+  return Timed(seconds, own, np.maximum(0.0, _busy() - busy - own) / wall)
 
 
 class Patience:

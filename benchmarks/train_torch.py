@@ -117,7 +117,7 @@ def main() -> None:
   parser.add_argument('--bf16', action='store_true', help='autocast')
   args = parser.parse_args()
   torch = importlib.import_module('torch')
-  torch.set_num_threads(os.cpu_count() or 1)
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
   arrays = dict(np.load(args.inputs))
   model = llama(json.loads(args.shape), arrays, torch)
   step = stepper(

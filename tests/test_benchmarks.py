@@ -101,13 +101,16 @@ def test_ratios_are_taken_within_a_turn() -> None:
   seconds = {name: np.full(3, 2.0) for name in train_cpu.CASES}
   seconds['torch'] = np.array([2.0, 6.0, 9.0])
   seconds['ours'] = np.array([2.0, 4.0, 3.0])
-  first = train_cpu.rows(512, seconds)[0]
-  assert first.startswith('| 8 x 512 | ours | 3.00 | 2.00 | 1,365 | **1.50x** ')
+  cpu = {name: 2 * s for name, s in seconds.items()}
+  first = train_cpu.rows(512, seconds, cpu)[0]
+  assert first.startswith(
+    '| 8 x 512 | ours | 3.00 | 2.00 | 6.00 | 1,365 | **1.50x** '
+  )
   assert 'T = 512: 1.50x, the bar of 0.95x is met' in train_cpu.verdict(
-    512, seconds
+    512, seconds, cpu
   )
   slow = seconds | {'ours': np.full(3, 7.0)}
-  assert 'the bar of 0.95x is missed' in train_cpu.verdict(512, slow)
+  assert 'the bar of 0.95x is missed' in train_cpu.verdict(512, slow, cpu)
 
 
 def test_impatience_takes_what_comes_and_patience_the_quiet_one(
@@ -117,7 +120,7 @@ def test_impatience_takes_what_comes_and_patience_the_quiet_one(
 
   def timed(run: others.Timed) -> others.Timed:
     del run
-    return others.Timed(1.0, next(loads))
+    return others.Timed(1.0, 1.0, next(loads))
 
   monkeypatch.setattr(others, 'timed', timed)
   monkeypatch.setattr(others.Patience, '_wait', lambda self: None)
