@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.errors import ConfigError
 from ntk_jax.guard import GuardConfig
@@ -166,23 +168,22 @@ class TrainConfig:
     return wrong
 
   def _scheme_problems(self) -> list[str]:
-    wrong = []
-    for number, config in enumerate(self.schemes):
-      found: list[Scheme] = []
-      name = f'schemes[{number}]'
-      wrong += _caught(name, lambda c=config, f=found: f.append(self._made(c)))
-      if found and found[0].per_length:
-        wrong.append(
-          f'{name} is {config.method}, whose frequencies depend on the length '
-          'of each document, and packed rows hold several: train with a method '
-          'of fixed frequencies'
-        )
-    return wrong
+    return [
+      text
+      for number, config in enumerate(self.schemes)
+      for text in _caught(f'schemes[{number}]', lambda c=config: self._try(c))
+    ]
 
-  def _made(self, config: SchemeConfig) -> Scheme:
+  def _try(self, config: SchemeConfig) -> None:
+    """Raises ConfigError for a scheme that cannot be made or trained with."""
     scheme = config.scheme(self.model)
-    scheme.arrays(None, [0])  # pyrefly: ignore[bad-argument-type]
-    return scheme
+    if scheme.per_length:
+      raise ConfigError(
+        f'the frequencies of {config.method} depend on the length of each '
+        'document, and packed rows hold several: train with a method of fixed '
+        'frequencies'
+      )
+    scheme.arrays(None, np.arange(1))
 
   def _fit_problems(self, hosts: int) -> list[str]:
     """What the mesh cannot split evenly."""
