@@ -25,12 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.data import retrieval
-from ntk_jax.data.mixture import Batch
+from ntk_jax.data.batch import Batch
 from ntk_jax.model import ModelConfig, init_params, parameter_count, transformer
+from ntk_jax.objective import Objective
+from ntk_jax.optimizer import adamw
 from ntk_jax.rope.phase import cos_sin, phases
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.step import init_state, train_step
+from ntk_jax.step import StepConfig, init_state, train_step
 from ntk_jax.typing import Array
 
 TABLE_LENGTHS = (4096, 32768, 131072)
@@ -79,15 +81,16 @@ def step_run(length: int, config: ModelConfig) -> Run:
   shape = (TOKENS_PER_STEP // length, length)
   tokens, targets = rng.integers(0, 256, (2, *shape)).astype(np.int32)
   weight = np.full(shape, 1 / TOKENS_PER_STEP, np.float32)
-  batch = Batch(tokens, targets, weight, weight)
+  batch = Batch(tokens, targets, weight, np.zeros(shape, bool))
   spec = RopeSpec('default', config.head_dim)
   scheme = Scheme(spec).arrays(length, np.arange(length))
   rate = jnp.float32(1e-3)
+  how = StepConfig(Objective(config), adamw())
 
   def fresh(*args: Any) -> Any:  # its own function, thus its own trace
-    return inspect.unwrap(train_step)(*args, config=config)
+    return inspect.unwrap(train_step)(*args, config=how)
 
-  state = init_state(init_params(jax.random.key(0), config))
+  state = init_state(init_params(jax.random.key(0), config), how)
   step = jax.jit(fresh, donate_argnums=0)
   step = step.lower(state, batch, scheme, rate).compile()
 

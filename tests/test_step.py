@@ -98,7 +98,7 @@ def test_a_step_is_its_equation(batch: Batch) -> None:
     text, recall = parts(params)
     return (text + 0.5 * recall) / 1.5
 
-  params = before.params
+  params: Any = before.params
   grads = jax.jit(jax.grad(total))(params)
   updates, _ = adamw().update(grads, before.optimizer, params)
   expected = jax.tree.map(lambda p, u: p + 0.01 * u, params, updates)

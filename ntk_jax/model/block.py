@@ -19,7 +19,7 @@ from ntk_jax.model.layers import dense, gated, rms_norm
 from ntk_jax.model.remat import name
 from ntk_jax.rope.rotate import apply_rope
 from ntk_jax.sharding import Axes, splits_kv
-from ntk_jax.typing import Array
+from ntk_jax.typing import Array, ArrayLike
 
 Layer = dict[str, Array]
 
@@ -43,9 +43,9 @@ class Plan(NamedTuple):
 class Rows(NamedTuple):
   """Positions and segments that masks compare; None where they are plain."""
 
-  positions: Array | None = None
-  segments: Array | None = None
-  kv_keep: Array | None = None
+  positions: ArrayLike | None = None
+  segments: ArrayLike | None = None
+  kv_keep: ArrayLike | None = None
 
 
 class Slots(NamedTuple):

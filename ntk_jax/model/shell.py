@@ -143,7 +143,7 @@ def scheme_arrays(
   Raises:
     ConfigError: if frequencies depend on a length that is not given.
   """
-  places = np.arange(tokens) if positions is None else positions
+  places: Any = np.arange(tokens) if positions is None else positions
   for scheme in schemes:
     if length is None and scheme.per_length:
       raise ConfigError(

@@ -110,21 +110,19 @@ def hidden_states(
     Normed hidden states of all local tokens, flat, in the compute dtype, and
     the cache after.
   """
-  told = controls or Controls()
+  told, shape = controls or Controls(), (tokens.shape[0], tokens.shape[1])
   if isinstance(schemes, SchemeArrays):
     schemes = (schemes,)
   x = _embedded(params, config, jnp.asarray(tokens), axes)
   if cache is not None:
-    cache, positions, segments = cache.extended(
-      tokens.shape, positions, segments
-    )
+    cache, positions, segments = cache.extended(shape, positions, segments)
   rows = Rows(positions, segments, told.kv_keep)
   plans = _plans(schemes, tokens.shape[1], positions, told.plan)
   layers = _Stack(params.layers, config, axes, told.window)
   if told.kept is None:
     x, cache = layers.run(x, (0, config.layers), plans, rows, cache)
   else:
-    x = _skipping(layers, x, plans, rows, jnp.asarray(told.kept), tokens.shape)
+    x = _skipping(layers, x, plans, rows, jnp.asarray(told.kept), shape)
   x = rms_norm(x, params.final_norm, config.norm_eps, config.norm_offset)
   return axes.gather(x, 'tensor', 0), cache
 
@@ -287,7 +285,7 @@ def _skipping(
   axes, (B, T), count = layers.axes, shape, layers.config.layers
   x, _ = layers.run(x, (0, 1), plans, rows)
 
-  def few(a: Array | None) -> Array | None:
+  def few(a: Any) -> Any:
     if a is None:
       return None
     a = jnp.broadcast_to(a, (B, T)) if jnp.ndim(a) < 2 else jnp.asarray(a)

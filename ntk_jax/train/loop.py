@@ -209,7 +209,7 @@ class _Log:
       self._lines.close()
 
 
-def _line(metrics: StepMetrics) -> dict[str, float]:
+def _line(metrics: StepMetrics) -> dict[str, Any]:
   """The scalars of a step by name; groups of gradients as `grad/name`."""
   line = {
     name: getattr(metrics, name)

@@ -41,7 +41,7 @@ def ids(rows: int = 2, length: int = 9) -> np.ndarray:
   return rng.integers(0, CONFIG.vocab, (rows, length))
 
 
-def arrays(scheme: Scheme, length: int | None, tokens: int) -> Any:
+def arrays(scheme: Scheme, length: Any, tokens: int) -> Any:
   return scheme.arrays(length, np.arange(tokens))
 
 
