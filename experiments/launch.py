@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
-from ntk_jax.errors import ConfigError, NumericsError
+from ntk_jax.checkpoint.interrupt import resume_line
+from ntk_jax.errors import ConfigError, NumericsError, Stopped
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -50,6 +51,8 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
         '--name=value (see --help)'
       )
     keep_freed_memory()
+    if not flags.FLAGS['verbosity'].present:  # orbax tells of every file
+      logging.set_verbosity(logging.WARNING)
     main()
     return 0
   except ConfigError as error:
@@ -58,6 +61,9 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
   except NumericsError as error:
     _refuse(str(error))
     return FAILED
+  except Stopped as stop:
+    print(resume_line(stop.step), file=sys.stderr, flush=True)
+    return stop.code
   except KeyboardInterrupt:
     _refuse('interrupted; the same command goes on from the last checkpoint')
     return INTERRUPTED

@@ -64,7 +64,7 @@ class ModelConfig:
     scale_embed: the embedding is multiplied by sqrt(D).
     out_gain: factor of the output projections of attention at the start; see
       `ntk_jax.initializers.length_aware_gain`.
-    precision: dtypes of parameters, computation and optimizer.
+    precision: dtypes of parameters and of computation.
     remat: what a backward pass recomputes; a name of `ntk_jax.model.REMAT`.
   """
 
