@@ -64,7 +64,7 @@ def _course(result: Plain, key: str, measure: _Measure) -> str:
     before, after = _ends(result, facts[role][key])
     first, last = measure.number(before), measure.number(after)
     if measure.same(before, after):
-      how = f'stays at {first}' if first == last else f'stays about {first}'
+      how = f'stays at {first}' if first == last else f'stays near {first}'
     else:
       verb = 'rises' if after > before else 'falls'
       how = f'{verb} from {first} to {last}'
@@ -73,24 +73,28 @@ def _course(result: Plain, key: str, measure: _Measure) -> str:
 
 
 def _relief(result: Plain) -> str:
-  """How much of the untreated rise in loss each line takes away."""
+  """What length costs untreated, and how much of that each line leaves."""
   facts, same = result['problem'], result['rules']['same']
   before, after = _ends(result, facts['untreated']['far_loss'])
   rise = after - before
   if rise < same:
     return 'So here length alone costs no loss that would need a method.'
-  shares = []
-  for role in ('treated', 'tuned'):
-    if facts[role] is not None:
-      _, reached = _ends(result, facts[role]['far_loss'])
-      left = (reached - before) / rise
-      shares.append(f'{100 * left:.0f}% {_with(role, facts[role])}')
-  if not shares:
-    return f'So length costs {rise:.2f} bits per byte at the target.'
-  return (
-    f'So length costs {rise:.2f} bits per byte at the target without a method, '
-    f'of which there remain {listed(shares)}.'
+  start = (
+    f'So length costs {rise:.2f} bits per byte at the target without a method'
   )
+  remains = [
+    f'{_share(result, role, before, rise)} {_with(role, facts[role])}'
+    for role in ('treated', 'tuned')
+    if facts[role] is not None
+  ]
+  return f'{start}; of that, {listed(remains)}.' if remains else f'{start}.'
+
+
+def _share(result: Plain, role: str, before: float, rise: float) -> str:
+  """How much of the untreated rise in loss a line has at the target."""
+  _, reached = _ends(result, result['problem'][role]['far_loss'])
+  left = round(100 * (reached - before) / rise)
+  return f'{left}% remains' if left > 0 else 'nothing remains'
 
 
 def _ends(result: Plain, values: list[float]) -> tuple[float, float]:
