@@ -68,13 +68,13 @@ def made_line(
   far = np.log2(np.array(config.lengths) / config.train_length)
   far /= np.log2(config.target_factor)
   heads = np.linspace(-0.05, 0.05, 16).reshape(4, 4)
+  entropy, far_loss, grad_norm = (
+    np.float32(start + (end - start) * far) for start, end in course
+  )
   by_length = [
-    Measured(
-      *(np.float32(start + (end - start) * share) for start, end in course)
-    )
-    for share in far
+    Measured(np.float32(x + heads), np.asarray(y), np.asarray(z))
+    for x, y, z in zip(entropy, far_loss, grad_norm)
   ]
-  by_length = [m._replace(entropy=m.entropy + heads) for m in by_length]
   return Line(role, name, [by_length] * config.seeds, seconds)
 
 

@@ -325,7 +325,6 @@ def test_one_executable_for_all_lengths_methods_and_models(
   monkeypatch.setattr(diagnostics, 'watched', counting)
   # A config that no other test has compiled.
   config = dataclasses.replace(CONFIG, rope_theta=9998.0)
-  diagnostics._measure.clear_cache()
   found: list[Measured] = [
     measure(params, config, scheme, texts, length)
     for params in (params_of(config), jax.device_get(params_of(config)))

@@ -136,7 +136,10 @@ def _empty(model: ModelConfig) -> Measured:
 
 def _plain(line: Line) -> dict[str, Any]:
   def mean(name: str) -> list[float]:
-    values = [[getattr(m, name).mean() for m in seed] for seed in line.measured]
-    return np.round(np.mean(np.float64(values), axis=0), 6).tolist()
+    values = [
+      [float(np.mean(getattr(part, name))) for part in seed]
+      for seed in line.measured
+    ]
+    return np.round(np.mean(values, axis=0), 6).tolist()
 
   return {'name': line.name, **{name: mean(name) for name in Measured._fields}}
