@@ -113,11 +113,11 @@ def hidden_states(
   told, shape = controls or Controls(), (tokens.shape[0], tokens.shape[1])
   if isinstance(schemes, SchemeArrays):
     schemes = (schemes,)
-  x = _embedded(params, config, jnp.asarray(tokens), axes)
+  x = embedded(params, config, jnp.asarray(tokens), axes)
   if cache is not None:
     cache, positions, segments = cache.extended(shape, positions, segments)
   rows = Rows(positions, segments, told.kv_keep)
-  plans = _plans(schemes, tokens.shape[1], positions, told.plan)
+  plans = plans_of(schemes, tokens.shape[1], positions, told.plan)
   layers = _Stack(params.layers, config, axes, told.window)
   if told.kept is None:
     x, cache = layers.run(x, (0, config.layers), plans, rows, cache)
@@ -147,10 +147,13 @@ def unembedding(params: Params, config: ModelConfig) -> Float[Array, 'D V']:
   return matrix.astype(config.precision.compute)
 
 
-def _embedded(
-  params: Params, config: ModelConfig, tokens: Array, axes: Axes
+def embedded(
+  params: Params,
+  config: ModelConfig,
+  tokens: Array,
+  axes: Axes = Axes(),  # noqa: B008 (frozen)
 ) -> Array:
-  """Embeddings of this device's part of the tokens, flat."""
+  """Embeddings of this device's part of the tokens, flat [B*T / tensor, D]."""
   embed = axes.gather(params.embed.astype(config.precision.compute), 'fsdp', 1)
   ids = tokens.reshape(-1)
   if axes.size('tensor') > 1:  # each device holds some rows of the matrix
@@ -163,13 +166,20 @@ def _embedded(
   return x * config.dim**0.5 if config.scale_embed else x
 
 
-def _plans(
+def plans_of(
   schemes: Sequence[SchemeArrays],
   length: int,
   positions: ArrayLike | None,
-  choice: ArrayLike | None,
+  choice: ArrayLike | None = None,
 ) -> list[Plan]:
-  """The rotation and temperature of each scheme, once for all its layers."""
+  """The rotation and temperature of each scheme, once for all its layers.
+
+  Args:
+    schemes: arrays of the layer plan's schemes.
+    length: tokens of a row.
+    positions: int32 [T] or [B, T]; None is 0, 1, 2, ...
+    choice: as `Controls.plan`, or None.
+  """
   places = jnp.arange(length) if positions is None else positions
   plans = []
   for scheme in schemes:

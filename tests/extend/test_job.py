@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from ntk_jax import step
+from ntk_jax.diagnostics import measure
 from ntk_jax.errors import WorkdirError
 from ntk_jax.evaluation import score
-from ntk_jax.extend import ExtendConfig, run
+from ntk_jax.extend import ExtendConfig, problem, run
 from ntk_jax.extend.settings import fast
 from ntk_jax.metrics.jsonl import read_lines
 from ntk_jax.model.transformer import forward
@@ -98,6 +99,8 @@ def test_killed_in_every_stage_it_ends_as_if_never_killed(
   assert (seed / 'train' / 'checkpoints' / '2').exists()  # 4 may be in flight
   kill('scores', 2)
   assert len(list(seed.glob('scores-*.safetensors'))) == 1
+  kill('problem', 2)
+  assert len(list(seed.glob('problem-none-*.safetensors'))) == 1
   kill('tune', 2)
   (tuning,) = seed.glob('tune-*')
   assert len(read_lines(tuning / 'metrics.jsonl')) == 1
@@ -154,6 +157,45 @@ def test_a_workdir_grows_and_is_never_done_twice(tmp_path: Path) -> None:
   new = set(tmp_path.rglob('*.safetensors')) - set(before)
   assert any('yarn+logn' in path.name for path in new)
   assert len(list(tmp_path.rglob('train'))) == 1
+
+
+def test_the_problem_is_measured_once(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """A part that is there is read; one that is not is made again, alike."""
+  asked = []
+
+  def counting(*args: Any) -> Any:
+    asked.append(args[-1])
+    return measure(*args)
+
+  monkeypatch.setattr(problem, 'measure', counting)
+  first = run(TINY, tmp_path)
+  assert sorted(asked) == sorted(3 * TINY.lengths)
+  asked.clear()
+  parts = sorted((tmp_path / 'seed0').glob('problem-none-*-64.safetensors'))
+  parts[0].unlink()
+  again = run(TINY, tmp_path)
+  assert asked == [64]
+  assert again['problem'] == first['problem']
+  roles = [first['problem'][role] for role in ('untreated', 'treated', 'tuned')]
+  assert [line['name'] for line in roles] == ['none', 'ntk', 'ntk']
+  for line in roles:
+    for name in ('entropy', 'far_loss', 'grad_norm'):
+      assert len(set(line[name])) == len(TINY.lengths)
+  assert len({tuple(line['grad_norm']) for line in roles}) == 3
+
+
+def test_a_damaged_part_of_the_problem_is_named_not_used(
+  tmp_path: Path,
+) -> None:
+  run(TINY, tmp_path)
+  path, *_ = (tmp_path / 'seed0').glob('problem-ntk-*.safetensors')
+  content = bytearray(path.read_bytes())
+  content[-1] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(WorkdirError, match=f'{path.name} is damaged'):
+    run(TINY, tmp_path)
 
 
 def test_more_rows_add_to_those_scored(tmp_path: Path) -> None:
