@@ -226,6 +226,25 @@ def test_kept_tokens_alone_reach_the_middle_layers() -> None:
   assert np.array_equal(found[0][before], changed[0][before])
 
 
+def test_kept_tokens_need_two_layers_and_no_cache() -> None:
+  one = dataclasses.replace(CONFIG, layers=1)
+  kept = Controls(kept=np.array([[0, 1]]))
+  row = ids(1, 4)
+  with pytest.raises(ConfigError, match='kept tokens with 1 layers'):
+    forward(drawn(one), one, row, None, None, plain(4), controls=kept)
+  with pytest.raises(ConfigError, match='and a cache'):
+    forward(
+      drawn(CONFIG),
+      CONFIG,
+      row,
+      None,
+      None,
+      plain(4),
+      cache=empty_cache(CONFIG, 1, 4),
+      controls=kept,
+    )
+
+
 def test_every_token_may_have_its_own_rope() -> None:
   """Short documents keep the frequencies, long ones are rescaled."""
   params, row = drawn(CONFIG), ids(1, 13)
