@@ -190,14 +190,11 @@ def normalised_entropy(
     s_BQKGS = soft_cap * jnp.tanh(s_BQKGS / soft_cap)
   seen_BQS = jnp.broadcast_to(visible, (B, Q, k.shape[1]))
   n_BQ = seen_BQS.sum(axis=-1)
-  several_BQ = n_BQ > 1
-  # Where there is nothing to compare all keys are computed, then replaced.
-  seen_BQS |= ~several_BQ[..., None]
   s_BQKGS = jnp.where(seen_BQS[:, :, None, None], s_BQKGS, -jnp.inf)
   p_BQKGS = jax.nn.softmax(s_BQKGS, axis=-1)
   entropy = jax.scipy.special.entr(p_BQKGS).sum(axis=-1).reshape(B, Q, N)
-  most_BQ = jnp.log(jnp.where(several_BQ, n_BQ, 2))
-  return jnp.where(several_BQ[..., None], entropy / most_BQ[..., None], 1.0)
+  ratio = entropy / jnp.log(n_BQ)[..., None]
+  return jnp.where(n_BQ[..., None] > 1, ratio, 1.0)
 
 
 @functools.partial(jax.jit, static_argnames='config')

@@ -69,10 +69,10 @@ def made_line(
   far /= np.log2(config.target_factor)
   heads = np.linspace(-0.05, 0.05, 16).reshape(4, 4)
   entropy, far_loss, grad_norm = (
-    np.float32(start + (end - start) * far) for start, end in course
+    (start + (end - start) * far).astype(np.float32) for start, end in course
   )
   by_length = [
-    Measured(np.float32(x + heads), np.asarray(y), np.asarray(z))
+    Measured((x + heads).astype(np.float32), y, z)
     for x, y, z in zip(entropy, far_loss, grad_norm)
   ]
   return Line(role, name, [by_length] * config.seeds, seconds)

@@ -198,17 +198,21 @@ def test_entropy_of_a_model_is_that_of_the_float64_decoder(
   assert np.ptp(expected) > 0.01  # heads differ: none stands for another
 
 
-@pytest.mark.parametrize('length', [33, 64])
-@pytest.mark.parametrize('name', SCHEMES)
+@pytest.mark.parametrize(
+  ('config', 'name', 'length'),
+  [*((CONFIG, name, 64) for name in SCHEMES), (CAPPED, 'yarn', 33)],
+)
 def test_far_loss_is_what_evaluation_finds_at_the_same_positions(
-  texts: np.ndarray, name: str, length: int
+  texts: np.ndarray, config: ModelConfig, name: str, length: int
 ) -> None:
-  params = params_of(CONFIG)
-  found = measure(params, CONFIG, SCHEMES[name], texts, length)
+  params = params_of(config)
+  found = measure(params, config, SCHEMES[name], texts, length)
   rows = TestRows(pieces_of(texts, length), 0, (length,))
-  scores = evaluate(params, CONFIG, SCHEMES[name], rows)
-  expected = scores.loss.mean(dtype=np.float64)
-  np.testing.assert_allclose(found.far_loss, expected, atol=TOLERANCE)
+  scores = evaluate(params, config, SCHEMES[name], rows)
+  # As `evaluate` does, and by hand from the losses at every position.
+  for losses in (scores.loss, scores.position_loss[:, length // 2 :]):
+    expected = losses.mean(dtype=np.float64)
+    np.testing.assert_allclose(found.far_loss, expected, atol=TOLERANCE)
 
 
 def mean_gradient(

@@ -82,9 +82,8 @@ def problem_facts(config: ExtendConfig, lines: list[Line]) -> dict[str, Any]:
     'queries': QUERIES * texts_read(config),
     'lengths': list(config.lengths),
   }
-  return (
-    facts | dict.fromkeys(LINES) | {line.role: _plain(line) for line in lines}
-  )
+  drawn = {line.role: _plain(line) for line in lines}
+  return facts | {role: drawn.get(role) for role in LINES}
 
 
 def problem_work(config: ExtendConfig) -> int:
@@ -107,7 +106,7 @@ def _by_length(
   stages.progress.stage(
     f'seed {stages.seed}: the problem, {candidate.name}{tuned}'
   )
-  work = problem_work(config) / len(config.lengths)
+  work = problem_work(config) // len(config.lengths)
   found, total = [], 0.0
   for length in config.lengths:
     path = stages.folder / (

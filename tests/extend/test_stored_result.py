@@ -81,10 +81,6 @@ def test_the_problem_is_there_and_a_method_helps(
     values = untreated[name]
     assert values == sorted(values)  # what length does
     assert tuned[name][target] < treated[name][target] < values[target]
-  # A few of the rows, and other bytes of them: close, not equal.
-  row = rows(result)['none']
-  measured = [cell['mean'] for cell in row['loss']]
-  assert untreated['far_loss'] == pytest.approx(measured, abs=0.3)
   assert 0 < total(result['times']['problem']) < 30
 
 
