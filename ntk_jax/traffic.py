@@ -53,7 +53,7 @@ def step_traffic(
 
   >>> model = ModelConfig(vocab=512, dim=64, layers=2)
   >>> step_traffic(model, MeshConfig(tensor=2), rows=1, length=128)
-  {('tensor',): 330752.0}
+  {('tensor',): 331008.0}
   """
   total: Traffic = collections.defaultdict(float)
   compute, param = (
