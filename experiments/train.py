@@ -3,7 +3,8 @@
   python -m experiments.train --workdir=runs/bytes
   python -m experiments.train --steps=200 --length=256 --corpus=my_texts/
   python -m experiments.train --config=experiments/configs/bytes_small.py \
-    --config.model.layers=8 --config.optimizer.schedule=wsd
+    --config.model.qk_norm=True --config.optimizer.schedule=wsd
+  python -m experiments.train --config.schemes.at0.window=128
   python -m experiments.train --mesh_data=2 --mesh_fsdp=2 --mesh_tensor=2
 
 A config file returns a ConfigDict; --config.a.b=value changes a field of it,
@@ -31,14 +32,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import launch
+from experiments.configs.recipe import values_of
 from ntk_jax.config import from_dict
+from ntk_jax.errors import ConfigError
 from ntk_jax.train import TrainConfig, Trained, run
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  'experiments/configs/bytes_small.py',
-  'a file with get_config(); --config.a.b=value changes a field',
-)
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/train', 'where the run is kept')
 _DISTRIBUTED = flags.DEFINE_boolean(
   'distributed',
@@ -67,17 +65,36 @@ for _name, (_field, _help) in _SHORT.items():
   _define(_name, None, f'{_help} (--config.{_field})')
 
 
+def define_config() -> None:
+  """The config flag, whose overrides are read when it is defined."""
+  config_flags.DEFINE_config_file(
+    'config',
+    'experiments/configs/bytes_small.py',
+    'a file with get_config(); --config.a.b=value changes a field',
+  )
+
+
 def main() -> None:
   """Runs what the config and flags describe and says where it ended."""
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
-  values = _CONFIG.value.to_dict()
+  values = _values()
   for name, (field, _) in _SHORT.items():
     if flags.FLAGS[name].value is not None:
       _set(values, field.split('.'), flags.FLAGS[name].value)
   trained = run(from_dict(TrainConfig, values), _WORKDIR.value)
   if jax.process_index() == 0:
     print(_summary(trained))
+
+
+def _values() -> dict[str, Any]:
+  try:
+    return values_of(flags.FLAGS.config)
+  except OSError as error:
+    raise ConfigError(
+      'config cannot be read; name a Python file with a get_config() that '
+      f'returns a ConfigDict ({" ".join(str(error).split())})'
+    ) from error
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
@@ -101,4 +118,4 @@ def _summary(trained: Trained) -> str:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  launch.run(main, define_config)
