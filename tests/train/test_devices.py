@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,21 @@ def one_device(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
   found = losses(folder)
   assert found[-1, 0] < found[0, 0]  # it learns
   return found
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(
+  one_device: np.ndarray, tmp_path: Path
+) -> None:
+  lines = tmp_path / 'metrics.jsonl'
+  running = start(tmp_path, '1,1,1', 1)
+  while running.poll() is None:
+    if lines.exists() and lines.read_bytes().count(b'\n') >= 4:
+      running.kill()
+      break
+    time.sleep(0.005)
+  running.communicate()
+  finish(start(tmp_path, '1,1,1', 1))
+  np.testing.assert_array_equal(losses(tmp_path), one_device)
 
 
 def test_a_mesh_trains_as_one_device(
