@@ -360,6 +360,22 @@ def test_bfloat16_computes_near_float32_and_holds_float32_logits() -> None:
   assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
 
 
+def test_the_output_gain_is_of_the_output_projection_alone() -> None:
+  plain_start = init_params(jax.random.key(0), CONFIG)
+  config = dataclasses.replace(CONFIG, out_gain=1.5)
+  found = init_params(jax.random.key(0), config)
+  for name, leaf in found.layers.items():
+    gain = 1.5 if name == 'out' else 1.0
+    np.testing.assert_allclose(leaf, gain * plain_start.layers[name], rtol=1e-6)
+
+
+def test_an_option_more_changes_no_other_start() -> None:
+  config = dataclasses.replace(CONFIG, qkv_bias=True, qk_norm=True, tied=False)
+  more = init_params(jax.random.key(0), config)
+  for name, leaf in init_params(jax.random.key(0), CONFIG).layers.items():
+    assert np.array_equal(leaf, more.layers[name])
+
+
 COUNTS = {
   # Llama 2 7B, as its card's checkpoint holds it.
   'llama2': (
