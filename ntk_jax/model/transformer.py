@@ -76,6 +76,7 @@ def forward(
   Raises:
     ConfigError: kept tokens with a cache, or with less than two layers.
 
+  >>> import jax
   >>> import numpy as np
   >>> from ntk_jax.model.params import init_params
   >>> from ntk_jax.rope.spec import RopeSpec

@@ -1,8 +1,17 @@
-"""Training: a loop from batches to parameters, and a whole run by a config."""
+"""Training: a loop from batches to parameters, and a whole run by a config.
 
-from ntk_jax.train.job import run
+`run` loads what reads data ahead on first use; the loop does without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ntk_jax.train.loop import Loop, Source, Stream, Trained, fit
 from ntk_jax.train.settings import SchemeConfig, TrainConfig
+
+if TYPE_CHECKING:
+  from ntk_jax.train.job import run
 
 __all__ = [
   'Loop',
@@ -14,3 +23,11 @@ __all__ = [
   'fit',
   'run',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name == 'run':
+    from ntk_jax.train.job import run
+
+    return run
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
