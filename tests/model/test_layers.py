@@ -36,3 +36,30 @@ def test_swiglu_is_its_equation() -> None:
   x, gate, up, down = (np.asarray(a, np.float64) for a in (x, gate, up, down))
   hidden = (x @ gate) / (1 + np.exp(-(x @ gate))) * (x @ up)
   np.testing.assert_allclose(found, hidden @ down, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_gradients_of_a_product_round_once() -> None:
+  rng = np.random.default_rng(0)
+  x, g = (rng.normal(size=(33, n)).astype(jnp.bfloat16) for n in (7, 5))
+  w = rng.normal(size=(7, 5)).astype(jnp.bfloat16)
+  dx, dw = jax.vjp(dense, jnp.asarray(x), jnp.asarray(w))[1](jnp.asarray(g))
+  assert dx.dtype == dw.dtype == jnp.bfloat16
+  x, w, g = (a.astype(np.float64) for a in (x, w, g))
+  for found, exact in ((dx, g @ w.T), (dw, x.T @ g)):
+    error = np.abs(np.asarray(found, np.float64) - exact)
+    # Half a unit of 8 bits, and what float32 sums lose.
+    assert (error <= 2**-8 * np.abs(exact) + 1e-5).all()
+
+
+def test_only_a_cpu_copies_for_its_bfloat16_products() -> None:
+  def gradient(x: jax.Array, w: jax.Array) -> jax.Array:
+    return jax.grad(lambda w: dense(x, w).astype(jnp.float32).sum())(w)
+
+  def copies(platform: str, dtype: str) -> int:
+    traced = jax.jit(gradient).trace(jnp.ones((4, 3), dtype), jnp.ones((3, 2)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return text.count('LayoutConstraint')
+
+  assert copies('cpu', 'bfloat16') == 1
+  assert copies('cpu', 'float32') == 0
+  assert copies('tpu', 'bfloat16') == copies('cuda', 'bfloat16') == 0
