@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import jax
 import jaxtyping
 import pytest
 
@@ -52,6 +53,13 @@ def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping.config.update('jaxtyping_disable', True)
   yield
   jaxtyping.config.update('jaxtyping_disable', before)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_executables() -> Iterator[None]:
+  """Frees what a module's tests compiled: gigabytes over a whole run."""
+  yield
+  jax.clear_caches()
 
 
 def pytest_collection_modifyitems(
