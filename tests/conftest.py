@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import jax
 import jaxtyping
 import pytest
 
@@ -59,6 +58,8 @@ def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
 def _forget_executables() -> Iterator[None]:
   """Frees what a module's tests compiled: gigabytes over a whole run."""
   yield
+  import jax  # not above: the platform is chosen before its first import
+
   jax.clear_caches()
 
 
