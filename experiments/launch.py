@@ -56,6 +56,8 @@ def _parse(
     sys.exit(0)
   except (flags.Error, *_NO_SUCH_CONFIG) as error:
     text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('"')
+    if not isinstance(error, flags.Error):
+      text = f'no such field or file: {text}'
     _refuse(f'{text}\nPass --help to see what there is.')
     sys.exit(USAGE_ERROR)
 

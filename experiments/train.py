@@ -5,17 +5,21 @@
   python -m experiments.train --config=experiments/configs/bytes_small.py \
     --config.model.qk_norm=True --config.optimizer.schedule=wsd
   python -m experiments.train --config.schemes.at0.window=128
+  python -m experiments.train --config.schemes.at0.temperature=logn \
+    --config.schemes.at0.temperature_options="{'length': 512}"
   python -m experiments.train --mesh_data=2 --mesh_fsdp=2 --mesh_tensor=2
 
 A config file returns a ConfigDict; --config.a.b=value changes a field of it,
 and the flags below are short names of some. What a field means is said by the
 dataclass of its section: ModelConfig, DataConfig, OptimizerConfig,
-SchemeConfig, MeshConfig, GuardConfig and TrainConfig. All wrong settings are
-reported at once, before any work.
+SchemeConfig, MeshConfig, GuardConfig and TrainConfig. Layers with schemes of
+their own (model.layer_plan) take a config file that lists the schemes. All
+wrong settings are reported at once, before any work.
 
 The workdir keeps config.json, metrics.jsonl (one line per step), events for
 TensorBoard, and checkpoints. The same command goes on from the newest one: a
-killed run ends with the same numbers as one that was left alone. SIGTERM and
+killed run ends with the same numbers as one that was left alone, if its flags
+are the same. SIGTERM and
 Ctrl-C save first and print how to go on.
 
 On a pod start the same command on every host; --distributed joins them. The
@@ -46,12 +50,16 @@ _DISTRIBUTED = flags.DEFINE_boolean(
 # Short names: flag, field of the config, what it is.
 _SHORT = {
   'steps': ('optimizer.steps', 'steps of the run'),
+  'warmup': ('optimizer.warmup', 'steps of the warm-up, less than steps'),
   'learning_rate': ('optimizer.peak', 'peak of the learning rate'),
   'length': ('data.max_length', 'tokens of a row'),
   'batch_rows': ('data.batch_rows', 'rows of a batch, on all hosts together'),
   'corpus': ('data.corpus', 'a file, folder, .jsonl file or glob pattern'),
   'tokenizer': ('data.tokenizer', 'a tokenizer JSON; bytes without it'),
-  'seed': ('seed', 'of the initial parameters'),
+  'seed': (
+    'seed',
+    'of the initial parameters; that of the data is --config.data.seed',
+  ),
   'mesh_data': ('mesh.data', 'copies of the model'),
   'mesh_fsdp': ('mesh.fsdp', 'shards of every matrix, gathered for use'),
   'mesh_tensor': ('mesh.tensor', 'shards of heads, MLP and vocabulary'),
@@ -77,7 +85,7 @@ def define_config() -> None:
 def main() -> None:
   """Runs what the config and flags describe and says where it ended."""
   if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+    _join()
   values = _values()
   for name, (field, _) in _SHORT.items():
     if flags.FLAGS[name].value is not None:
@@ -85,6 +93,16 @@ def main() -> None:
   trained = run(from_dict(TrainConfig, values), _WORKDIR.value)
   if jax.process_index() == 0:
     print(_summary(trained))
+
+
+def _join() -> None:
+  try:
+    jax.distributed.initialize()
+  except (ValueError, RuntimeError) as error:
+    raise ConfigError(
+      f'distributed: no pod, SLURM job or Kubernetes job is found ({error}); '
+      'leave the flag out on one machine'
+    ) from error
 
 
 def _values() -> dict[str, Any]:

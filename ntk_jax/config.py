@@ -113,7 +113,7 @@ def _converted(hint: Any, value: Any, name: str, wrong: list[str]) -> Any:
       for i, item in enumerate(value)
     )
   plain = typing.get_origin(hint) or hint
-  if plain is float and type(value) is int:
+  if plain is float and type(value) is int and abs(value) < 2**53:
     return float(value)
   if plain in (int, float, str, bool, tuple) and type(value) is not plain:
     wrong.append(f'{name} is {value!r}: it is {_KINDS[plain]}')

@@ -8,6 +8,7 @@ items of a tuple of sections are `at0`, `at1`, ..., as flags cannot index.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from typing import Any
 
@@ -30,8 +31,9 @@ def _value(value: Any) -> Any:
   if not isinstance(value, ConfigDict):
     return value
   values = values_of(value)
-  if values and all(name.startswith('at') for name in values):
-    return list(values.values())
+  if values and all(re.fullmatch(r'at\d+', name) for name in values):
+    # A ConfigDict gives its keys sorted as text: at10 before at2.
+    return [values[name] for name in sorted(values, key=lambda n: int(n[2:]))]
   return values
 
 
@@ -48,7 +50,11 @@ def _plain(value: Any, hint: Any) -> Any:
     return _fields(value)
   if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
     return {f'at{i}': _fields(item) for i, item in enumerate(value)}
-  if value is None:
-    kinds = [k for k in typing.get_args(hint) if k is not type(None)]
-    return config_dict.placeholder(kinds[0] if len(kinds) == 1 else object)
-  return value
+  kinds = typing.get_args(hint)
+  if type(None) not in kinds:
+    return value
+  kinds = [kind for kind in kinds if kind is not type(None)]
+  field = config_dict.placeholder(kinds[0] if len(kinds) == 1 else object)
+  if value is not None:  # a flag may make it None
+    field.set(value)
+  return field

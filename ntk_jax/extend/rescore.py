@@ -13,7 +13,7 @@ import numpy as np
 
 from ntk_jax.checkpoint import Checkpoints, write_atomic
 from ntk_jax.config import from_dict, to_plain
-from ntk_jax.data import retrieval
+from ntk_jax.data.files import PIECE
 from ntk_jax.data.text import load_corpus, spread_rows
 from ntk_jax.data.tokenize import load_tokenizer, tokenize
 from ntk_jax.errors import ConfigError
@@ -25,7 +25,7 @@ from ntk_jax.model.params import Params
 from ntk_jax.scheme import Scheme
 from ntk_jax.train.job import initial_state
 from ntk_jax.train.loop import STEPS
-from ntk_jax.train.settings import TrainConfig
+from ntk_jax.train.settings import SchemeConfig, TrainConfig
 
 OWN = 'own'  # the schemes that the run was trained with
 
@@ -73,9 +73,9 @@ def rescore(workdir: str | Path, config: RescoreConfig) -> dict[str, Any]:
   """
   config.validate()
   folder = Path(workdir)
-  run = read_config(folder)
+  run, trained_on = read_config(folder)
   schemes = {name: _schemes(name, run, config) for name in config.methods}
-  rows = held_out_rows(run, config)
+  rows = held_out_rows(run, config, trained_on)
   params, step = read_params(folder, run, config.step)
   progress = Progress(float(sum(rows.work(s) for s in schemes.values())))
   scored = {}
@@ -96,15 +96,16 @@ def rescore(workdir: str | Path, config: RescoreConfig) -> dict[str, Any]:
   return result
 
 
-def read_config(folder: Path) -> TrainConfig:
-  """The config that a run was made with.
+def read_config(folder: Path) -> tuple[TrainConfig, str]:
+  """The config that a run was made with, and the fingerprint of its corpus.
 
   Raises:
     ConfigError: if there is none.
   """
   try:
     note = json.loads((folder / 'config.json').read_text())
-    return from_dict(TrainConfig, note['config'])
+    config = from_dict(TrainConfig, note['config'])
+    return config, note['corpus']['fingerprint']
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ConfigError(
       f'workdir {str(folder)!r} holds no run of experiments.train ({error})'
@@ -123,7 +124,9 @@ def read_params(
   return found.tree.params, found.step
 
 
-def held_out_rows(run: TrainConfig, config: RescoreConfig) -> TestRows:
+def held_out_rows(
+  run: TrainConfig, config: RescoreConfig, trained_on: str
+) -> TestRows:
   """Held-out rows at the trained length and its doublings."""
   data, length = run.data, run.data.max_length
   doublings = range(math.ceil(math.log2(config.target_factor)) + 1)
@@ -132,12 +135,21 @@ def held_out_rows(run: TrainConfig, config: RescoreConfig) -> TestRows:
   )
   tokenizer = load_tokenizer(data.tokenizer)
   corpus = load_corpus(
-    data.corpus, text_field=data.text_field, shortest=1, piece=10**9
+    data.corpus,
+    text_field=data.text_field,
+    shortest=1,
+    piece=max(PIECE, data.max_length),  # as in training: the same are held out
   )
+  if corpus.fingerprint != trained_on:
+    raise ConfigError(
+      f'corpus {corpus.name!r} has fingerprint {corpus.fingerprint}, the run '
+      f'was trained on {trained_on}: what is held out now may have been read '
+      'then; score it with the text that it was trained on'
+    )
   documents = tokenize(corpus.held_out, tokenizer, None)
   ids = tuple(documents[i] for i in range(len(documents.lengths)))
   text = spread_rows(ids, lengths[-1] + 1, config.rows)
-  known = run.model.vocab >= tokenizer.vocab + retrieval.SYMBOLS
+  known = data.key_value > 0  # else it has never met the symbols
   return TestRows(text, 0, lengths, tokenizer.vocab if known else None)
 
 
@@ -146,18 +158,21 @@ def _schemes(
 ) -> tuple[Scheme, ...]:
   if name == OWN:
     return run.build_schemes()
-  if len(set(run.model.plan)) > 1:
+  used = {run.schemes[number] for number in run.model.plan}
+  theta = next(iter(used)).theta or run.model.rope_theta
+  if used != {SchemeConfig(theta=next(iter(used)).theta)}:
     raise ConfigError(
-      f'method {name!r}: the layers of this model have schemes of their own '
-      f'(layer_plan {run.model.plan}); only {OWN!r} applies'
+      f'method {name!r}: this run was trained with schemes of its own (a '
+      'method, window, temperature or part of a head, or several by layer), '
+      f'which a method would replace; only {OWN!r} applies'
     )
   setting = Setting(
     run.model.head_dim,
-    run.model.rope_theta,
+    theta,
     run.data.max_length,
     float(config.target_factor),
   )
-  return (candidate(name, setting).scheme,)
+  return (candidate(name, setting).scheme,) * len(run.schemes)
 
 
 def _row(name: str, scores: Scores) -> dict[str, Any]:

@@ -96,6 +96,11 @@ class ModelConfig:
   precision: Precision = Precision()
   remat: str = 'none'
 
+  def __post_init__(self) -> None:
+    """Makes the plan a tuple of ints, as a static argument has to be."""
+    plan = tuple(int(number) for number in self.layer_plan)
+    object.__setattr__(self, 'layer_plan', plan)
+
   @property
   def plan(self) -> tuple[int, ...]:
     """The number of each layer's scheme."""

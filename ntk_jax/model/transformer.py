@@ -74,7 +74,9 @@ def forward(
     Float32 logits [B, T, V]; with a cache, (logits, the cache after).
 
   Raises:
-    ConfigError: kept tokens with a cache, or with less than two layers.
+    ConfigError: positions or segments of another shape, a missing scheme,
+      no tokens, a cache too short for them; kept tokens with a cache, or with
+      less than two layers.
 
   >>> import jax
   >>> import numpy as np
@@ -116,6 +118,7 @@ def hidden_states(
   told, shape = controls or Controls(), (tokens.shape[0], tokens.shape[1])
   if isinstance(schemes, SchemeArrays):
     schemes = (schemes,)
+  _check(config, shape, positions, segments, len(schemes), cache)
   x = embedded(params, config, jnp.asarray(tokens), axes)
   if cache is not None:
     cache, positions, segments = cache.extended(shape, positions, segments)
@@ -134,6 +137,36 @@ def hidden_states(
     x = skipping(layers, x, plans, rows, jnp.asarray(told.kept), shape)
   x = rms_norm(x, params.final_norm, config.norm_eps, config.norm_offset)
   return axes.gather(x, 'tensor', 0), cache
+
+
+def _check(
+  config: ModelConfig,
+  shape: tuple[int, int],
+  positions: ArrayLike | None,
+  segments: ArrayLike | None,
+  schemes: int,
+  cache: Cache | None,
+) -> None:
+  """Raises ConfigError for arguments that do not belong together."""
+  B, T = shape
+  for name, x in (('positions', positions), ('segments', segments)):
+    if x is not None and jnp.shape(x) not in ((T,), (1, T), (B, T)):
+      raise ConfigError(
+        f'{name} have shape {jnp.shape(x)} for tokens {shape}: give [T] or '
+        '[B, T]'
+      )
+  if 0 in shape:
+    raise ConfigError(f'tokens have shape {shape}: there is nothing to read')
+  if max(config.plan) >= schemes:
+    raise ConfigError(
+      f'the layer plan names scheme {max(config.plan)}, {schemes} are given: '
+      'one for each number from 0'
+    )
+  if cache is not None and cache.positions.shape[1] < T:
+    raise ConfigError(
+      f'{T} tokens for a cache of {cache.positions.shape[1]} slots: make it '
+      'as long as all that will be read'
+    )
 
 
 def output_logits(

@@ -121,7 +121,6 @@ class _Watch:
     self._folder, self._leads = folder, leads
     data, model = config.data, config.model
     self._tokens = data.batch_rows * data.max_length
-    self._row_step = data.batch_rows
     device = jax.devices()[0].device_kind
     self._speed = Throughput(device, jax.device_count())
     windows = [config.schemes[number].window for number in model.plan]
@@ -134,33 +133,39 @@ class _Watch:
     )
     self._board: TensorBoard | None = None
     self._progress: Progress | None = None
-    self._pending = 0
+    self._first: int | None = None
+    self._row = 0
+    self._last_speed: dict[str, float] = {}
 
   def __call__(
     self, step: int, metrics: Mapping[str, float], stream: Stream
   ) -> dict[str, float]:
     """Numbers to add to the step's line."""
-    del stream
-    if self._progress is None:
+    fetched = int(metrics['fetched'])
+    rows = self._config.data.batch_rows
+    if self._first is None:
+      self._first = step
+      # Where this session's rows began: an earlier one may have had others.
+      self._row = stream.state()['row'] - fetched * rows
       self._begin(step)
-    done = step + 1
+    elif fetched:
+      tokens = fetched * self._tokens
+      self._last_speed = self._speed.measure(tokens, self._flops)
+    if step == self._first:  # what compiles is no measure of speed
+      self._speed.restart()
+    row = self._row + (step + 1 - self._first) * rows
     more = {
       'learning_rate': self._config.optimizer.learning_rate(step),
-      'epoch': self._pipeline.epochs(done * self._row_step),
-      'tokens': float(done * self._tokens),
+      'epoch': self._pipeline.epochs(row),
+      'tokens': float(row * self._config.data.max_length),
+      **(self._last_speed if fetched else {}),
     }
-    self._pending += self._tokens
-    first = self._progress is not None and step == self._first
-    if first:  # the step that compiles is no measure of speed
-      self._speed.restart()
-      self._pending = 0
-    elif done % self._config.log_every == 0:
-      more |= self._speed.measure(self._pending, self._flops)
-      self._pending = 0
     if self._progress is not None:
       self._progress.advance(self._tokens, self._tokens)
     if self._board is not None:
-      self._board.write(step, {**metrics, **more})
+      scalars = {**metrics, **more}
+      del scalars['fetched']
+      self._board.write(step, scalars)
     return more
 
   def close(self) -> None:
@@ -172,7 +177,6 @@ class _Watch:
 
   def _begin(self, step: int) -> None:
     """At the first step of a session: config.json, events, progress."""
-    self._first = step
     left = self._config.optimizer.steps - step
     if not self._leads:
       return

@@ -116,8 +116,9 @@ def fit(
     loop: how the run goes.
     folder: gets `checkpoints` and `metrics.jsonl`, one line per step.
     about: what the run is, in sections; a checkpoint of another is refused.
-    observe: called after every step with its number, its metrics and the
-      stream; numbers that it returns go into the step's line.
+    observe: called for every step with its number, its metrics and the
+      stream; numbers that it returns go into the step's line. Steps come
+      `log_every` at a time: `fetched` is their number at the first, else 0.
 
   Returns:
     The trained parameters with what was measured.
@@ -194,9 +195,11 @@ class _Log:
     self._pending.append((step, metrics))
     if not now and len(self._pending) < self._every:
       return False
-    for number, values in jax.device_get(self._pending):
+    fetched = jax.device_get(self._pending)
+    for number, values in fetched:
       line = _line(values)
-      line |= self._observe(number, line, stream)
+      at_once = len(fetched) if number == fetched[0][0] else 0
+      line |= self._observe(number, {**line, 'fetched': at_once}, stream)
       if self._lines is not None:
         self._lines.write(number, line)
     self._pending = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class SchemeConfig:
   temperature_options: Any = dataclasses.field(default_factory=dict)
   window: int | None = None
 
+  def __hash__(self) -> int:
+    """Options are mappings: their text stands for them."""
+    return hash(repr(self))
+
   def scheme(self, model: ModelConfig) -> Scheme:
     """The scheme of a model's heads.
 
@@ -70,6 +74,13 @@ class SchemeConfig:
       options=self.options,
       modifiers=self.modifiers,
     )
+    for name in ('options', 'temperature_options'):
+      value = getattr(self, name)
+      if not isinstance(value, Mapping) or 'kind' in value:
+        raise ConfigError(
+          f'{name} is {value!r}: it holds settings by name, such as '
+          "{'length': 4096}"
+        )
     kind, options = self.temperature, dict(self.temperature_options)
     temperature = None if kind is None else Temperature(kind, **options)
     return Scheme(spec, temperature, self.window)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ntk_jax.extend.workdir import Workdir
+from ntk_jax.metrics.jsonl import read_lines
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -88,8 +89,9 @@ def test_training_and_scoring_a_run(tmp_path: Path) -> None:
     '--config.model.layers=1',
     '--config.model.dim=16',
     '--config.model.qk_norm=True',
-    '--config.schemes.at0.window=32',
+    '--config.schemes.at0.theta=2e4',
     f'--corpus={ROOT / "ntk_jax"}',
+    '--config.data.key_value=0.5',
     f'--workdir={tmp_path}',
   )
   done = command('train', *small)
@@ -97,7 +99,7 @@ def test_training_and_scoring_a_run(tmp_path: Path) -> None:
   assert '4 steps in' in done.stdout
   config = json.loads((tmp_path / 'config.json').read_text())['config']
   assert config['model']['qk_norm'] is True
-  assert config['schemes'][0]['window'] == 32
+  assert config['schemes'][0]['theta'] == 2e4
   assert command('train', *small).stdout == done.stdout  # read, not trained
   done = command(
     'evaluate',
@@ -113,6 +115,13 @@ def test_training_and_scoring_a_run(tmp_path: Path) -> None:
   for row in found['rows']:
     assert len(row['loss']) == len(row['recall']) == 3
     assert all(4 < x['mean'] < 10 for x in row['loss'])
+  lines = read_lines(tmp_path / 'metrics.jsonl')
+  assert [line['tokens'] for line in lines] == [256, 512, 768, 1024]
+  # A method in place of a scheme of the run's own is another model.
+  note = json.loads((tmp_path / 'config.json').read_text())
+  note['config']['schemes'][0]['window'] = 32
+  (tmp_path / 'config.json').write_text(json.dumps(note))
+  refused(command('evaluate', f'--workdir={tmp_path}'), "only 'own' applies")
 
 
 def test_refusals_of_evaluate(tmp_path: Path) -> None:

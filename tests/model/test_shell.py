@@ -125,6 +125,21 @@ def test_what_is_no_token_is_refused(
     model(np.array(tokens))
 
 
+def test_arguments_that_do_not_belong_together(model: Transformer) -> None:
+  wrong: list[tuple[dict[str, Any], str]] = [
+    ({'positions': np.arange(18)}, r'positions have shape \(18,\)'),
+    ({'positions': np.arange(3)}, r'positions have shape \(3,\)'),
+    ({'segments': np.ones((3, 9), np.int32)}, 'segments have shape'),
+    ({'schemes': []}, 'names scheme 0, 0 are given'),
+    ({'cache': empty_cache(CONFIG, 2, 4)}, '9 tokens for a cache of 4'),
+  ]
+  for options, says in wrong:
+    with pytest.raises(ConfigError, match=says):
+      model(ids(), **options)
+  with pytest.raises(ConfigError, match='nothing to read'):
+    model(ids(length=0))
+
+
 def test_a_plan_without_its_scheme_is_refused() -> None:
   config = dataclasses.replace(CONFIG, layer_plan=(0, 1))
   with pytest.raises(ConfigError, match='names scheme 1, there are 1'):
