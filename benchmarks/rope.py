@@ -81,17 +81,16 @@ def step_run(length: int, config: ModelConfig) -> Run:
   shape = (TOKENS_PER_STEP // length, length)
   tokens, targets = rng.integers(0, 256, (2, *shape)).astype(np.int32)
   weight = np.full(shape, 1 / TOKENS_PER_STEP, np.float32)
-  batch = Batch(tokens, targets, weight, np.zeros(shape, np.bool_))
+  batch = Batch(tokens, targets, weight, np.zeros(shape, bool))
   spec = RopeSpec('default', config.head_dim)
   scheme = Scheme(spec).arrays(length, np.arange(length))
   rate = jnp.float32(1e-3)
-
-  step_config = StepConfig(Objective(config), adamw())
+  how = StepConfig(Objective(config), adamw())
 
   def fresh(*args: Any) -> Any:  # its own function, thus its own trace
-    return inspect.unwrap(train_step)(*args, config=step_config)
+    return inspect.unwrap(train_step)(*args, config=how)
 
-  state = init_state(init_params(jax.random.key(0), config), step_config)
+  state = init_state(init_params(jax.random.key(0), config), how)
   step = jax.jit(fresh, donate_argnums=0)
   step = step.lower(state, batch, scheme, rate).compile()
 

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
-from ntk_jax.errors import ConfigError, NumericsError
+from ntk_jax.checkpoint.interrupt import resume_line
+from ntk_jax.errors import ConfigError, NumericsError, Stopped
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+# How config flags say that a file or a field is not there.
+_NO_SUCH_CONFIG = (OSError, AttributeError, KeyError, TypeError)
 
 # glibc's mallopt: one arena, no mmap, never trimmed. XLA's buffers come and go
 # with every step, and by default each costs fresh pages from the kernel.
@@ -23,22 +26,39 @@ _MALLOPT = {
 }
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+  main: Callable[[], None], define: Callable[[], object] | None = None
+) -> None:
   """Parses flags, runs `main`, and turns errors into a message and a code.
 
   A wrong setting ends with one message and code 2, failed training with code
   1, an interrupt with code 130; none shows a traceback.
+
+  Args:
+    main: what to run.
+    define: defines flags that look at the command line when they are defined,
+      as those of a config file do.
   """
-  app.run(lambda argv: sys.exit(_guarded(main, argv)), flags_parser=_parse)
+  app.run(
+    lambda argv: sys.exit(_guarded(main, argv)),
+    flags_parser=lambda argv: _parse(argv, define),
+  )
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(
+  argv: Sequence[str], define: Callable[[], object] | None
+) -> list[str]:
   try:
+    if define is not None:
+      define()
     return flags.FLAGS(argv)
   except SystemExit:  # absl has shown a help page, and ends with code 1
     sys.exit(0)
-  except flags.Error as error:
-    _refuse(f'{error}\nPass --help to see what there is.')
+  except (flags.Error, *_NO_SUCH_CONFIG) as error:
+    text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('"')
+    if not isinstance(error, flags.Error):
+      text = f'no such field or file: {text}'
+    _refuse(f'{text}\nPass --help to see what there is.')
     sys.exit(USAGE_ERROR)
 
 
@@ -50,6 +70,8 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
         '--name=value (see --help)'
       )
     keep_freed_memory()
+    if not flags.FLAGS['verbosity'].present:  # orbax tells of every file
+      logging.set_verbosity(logging.WARNING)
     main()
     return 0
   except ConfigError as error:
@@ -58,6 +80,9 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
   except NumericsError as error:
     _refuse(str(error))
     return FAILED
+  except Stopped as stop:
+    print(resume_line(stop.step), file=sys.stderr, flush=True)
+    return stop.code
   except KeyboardInterrupt:
     _refuse('interrupted; the same command goes on from the last checkpoint')
     return INTERRUPTED

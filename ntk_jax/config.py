@@ -1,11 +1,18 @@
-"""Mechanics of configuration: plain values, and a fingerprint of them."""
+"""Mechanics of configuration: plain values to dataclasses and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from typing import Any
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, Union
+
+from ntk_jax.errors import ConfigError, unknown
+
+Config = TypeVar('Config')
 
 
 def to_plain(value: Any) -> Any:
@@ -28,6 +35,106 @@ def to_plain(value: Any) -> Any:
   if value is None or isinstance(value, bool | int | float | str):
     return value
   raise TypeError(f'{type(value).__name__} has no plain form: {value!r}')
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+  """A frozen dataclass of nested plain values, or all that is wrong at once.
+
+  Fields that are dataclasses take mappings, tuples take lists; an int will do
+  for a float, nothing else is converted. Fields that are not named keep
+  their defaults.
+
+  Raises:
+    ConfigError: unknown fields (with the nearest known one), wrong types and
+      missing values, each by its dotted name.
+
+  >>> @dataclasses.dataclass(frozen=True)
+  ... class Size:
+  ...   rows: int
+  ...   share: float = 0.5
+  >>> from_dict(Size, {'rows': 2, 'share': 1})
+  Size(rows=2, share=1.0)
+  >>> from_dict(Size, {'rowz': 2})
+  Traceback (most recent call last):
+  ntk_jax.errors.ConfigError: unknown field 'rowz': did you mean 'rows'? \
+Allowed: rows, share; rows is missing
+  """
+  wrong: list[str] = []
+  found = _built(cls, values, '', wrong)
+  if wrong:
+    raise ConfigError('; '.join(wrong))
+  return found
+
+
+def _built(cls: Any, values: Any, name: str, wrong: list[str]) -> Any:
+  """An instance, or None after what is wrong is added to the list."""
+  if not isinstance(values, Mapping):
+    wrong.append(f'{name} is {values!r}: it has fields, {_names(cls)}')
+    return None
+  before = len(wrong)
+  hints = typing.get_type_hints(cls)
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  dot = f'{name}.' if name else ''
+  made = {}
+  for key, value in values.items():
+    if key not in fields:
+      wrong.append(str(unknown('field', f'{dot}{key}', _dotted(dot, fields))))
+    else:
+      made[key] = _converted(hints[key], value, f'{dot}{key}', wrong)
+  for key, field in fields.items():
+    default = field.default, field.default_factory
+    if key not in values and default == (dataclasses.MISSING,) * 2:
+      wrong.append(f'{dot}{key} is missing')
+  if len(wrong) > before:
+    return None
+  try:
+    return cls(**made)
+  except ConfigError as error:  # of a class that checks itself
+    wrong.append(f'{name}: {error}' if name else str(error))
+    return None
+
+
+def _converted(hint: Any, value: Any, name: str, wrong: list[str]) -> Any:
+  """A value of the hinted type."""
+  options = typing.get_args(hint)
+  if isinstance(hint, types.UnionType) or typing.get_origin(hint) is Union:
+    if value is None and type(None) in options:
+      return None
+    kinds = [option for option in options if option is not type(None)]
+    if len(kinds) > 1:
+      return value  # the class says which it takes
+    hint, options = kinds[0], typing.get_args(kinds[0])
+  if dataclasses.is_dataclass(hint):
+    return _built(hint, value, name, wrong)
+  if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+    kind = options[0] if options[-1] is Ellipsis else Any
+    return tuple(
+      _converted(kind, item, f'{name}[{i}]', wrong)
+      for i, item in enumerate(value)
+    )
+  plain = typing.get_origin(hint) or hint
+  if plain is float and type(value) is int and abs(value) < 2**53:
+    return float(value)
+  if plain in (int, float, str, bool, tuple) and type(value) is not plain:
+    wrong.append(f'{name} is {value!r}: it is {_KINDS[plain]}')
+  return value
+
+
+_KINDS = {
+  int: 'a whole number',
+  float: 'a number',
+  str: 'a text',
+  bool: 'True or False',
+  tuple: 'a list',
+}
+
+
+def _names(cls: Any) -> str:
+  return ', '.join(field.name for field in dataclasses.fields(cls))
+
+
+def _dotted(dot: str, names: Iterable[str]) -> list[str]:
+  return [f'{dot}{name}' for name in names]
 
 
 def fingerprint(*values: Any) -> str:

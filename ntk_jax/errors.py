@@ -37,6 +37,20 @@ class NumericsError(RuntimeError):
   """Training met values that are not finite too many times in a row."""
 
 
+class Stopped(BaseException):
+  """A signal has ended a run after a step, with everything saved.
+
+  Attributes:
+    step: steps done and saved.
+    code: what the process should exit with.
+  """
+
+  def __init__(self, step: int, code: int) -> None:
+    """Keeps both."""
+    super().__init__(f'stopped after step {step}')
+    self.step, self.code = step, code
+
+
 def unknown(what: str, value: object, allowed: Iterable[str]) -> ConfigError:
   """An unknown name, with the nearest allowed one and the whole list.
 

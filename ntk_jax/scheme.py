@@ -39,7 +39,7 @@ class SchemeArrays(NamedTuple):
 
   phases: UInt32[NDArray, '*B P 2']
   attention_factor: Float32[NDArray, '*B']
-  q_scale: Float32[NDArray, '*positions']
+  q_scale: Float32[Array | NDArray, '*positions']
   window: Int32[NDArray, '']
 
 
@@ -80,14 +80,17 @@ class Scheme:
     return self.spec.per_length
 
   def arrays(
-    self, length: int | NDArray | None, positions: Int[NDArray, '*positions']
+    self,
+    length: int | NDArray | None,
+    positions: Int[Array | NDArray, '*positions'],
   ) -> SchemeArrays:
     """The arrays of this scheme at a length, for given query positions.
 
     Args:
       length: highest position + 1 that a sequence sees, an int or one per
         row; None means at or below the original length.
-      positions: 0-based query positions.
+      positions: 0-based query positions; traced ones do where a temperature
+        is a jax function of them.
 
     Returns:
       Phase words `[*B, P, 2]`, attention factor `[*B]`, q multipliers of the

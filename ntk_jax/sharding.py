@@ -249,6 +249,18 @@ def place(tree: Tree, specs: Tree, mesh: Mesh) -> Tree:
   return jax.tree.map(put, tree, shardings(specs, mesh))
 
 
+def place_local(tree: Tree, specs: Tree, mesh: Mesh) -> Tree:
+  """Arrays of this process's rows as parts of global arrays.
+
+  What is not split over data or fsdp has to be the same on every process.
+  """
+
+  def put(x: Any, sharding: NamedSharding) -> Array:
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+  return jax.tree.map(put, tree, shardings(specs, mesh))
+
+
 def batch_spec(x: Any) -> PartitionSpec:
   """Rows split over data and fsdp."""
   return PartitionSpec(BATCH, *(None,) * (jnp.ndim(x) - 1))

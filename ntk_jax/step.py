@@ -7,21 +7,28 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from ntk_jax.accumulate import Sums, accumulate, split_rows
 from ntk_jax.data.batch import Batch
 from ntk_jax.guard import GuardConfig, GuardState, init_guard, judge, select
 from ntk_jax.model.params import Params
 from ntk_jax.model.transformer import Controls, Schemes
-from ntk_jax.objective import Losses, Objective, losses
+from ntk_jax.objective import (
+  Losses,
+  Objective,
+  control_specs,
+  losses,
+  scheme_specs,
+)
 from ntk_jax.optimizer import (
   OptimizerState,
   descend,
   global_norm,
   group_norms,
 )
-from ntk_jax.sharding import param_specs, shardings
+from ntk_jax.sharding import BATCH, param_specs, shardings
 from ntk_jax.typing import Array
 
 
@@ -112,10 +119,8 @@ def train_step(
   Returns:
     The new state and this step's metrics.
   """
-  sums_of = functools.partial(
-    _sums, state.params, schemes, controls, config.objective, mesh
-  )
-  parts = split_rows(batch, config.microbatches)
+  sums_of = functools.partial(_sums, state.params, config.objective, mesh)
+  parts = _parts(batch, schemes, controls, config.microbatches)
   _, means, grads = accumulate(sums_of, parts)
   norm = global_norm(grads)
   updates, optimizer = config.transform.update(
@@ -139,15 +144,37 @@ def train_step(
   )
 
 
+def _parts(
+  batch: Batch, schemes: Schemes, controls: Controls | None, count: int
+) -> tuple[Batch, Schemes, Controls | None]:
+  """Everything per row split as the rows are; all else for every part."""
+  plan = controls is not None and controls.plan is not None
+  specs = scheme_specs(schemes, plan), control_specs(controls)
+
+  def split(spec: PartitionSpec, x: Any) -> Any:
+    if spec[:1] == (BATCH,):
+      return split_rows(x, count)
+    if BATCH in spec:  # after the dim that counts alternatives
+      return jnp.swapaxes(split_rows(jnp.swapaxes(x, 0, 1), count), 1, 2)
+    return jnp.broadcast_to(x, (count, *jnp.shape(x)))
+
+  both = jax.tree.map(
+    split,
+    specs,
+    (schemes, controls),
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
+  return split_rows(batch, count), *both
+
+
 def _sums(
   params: Params,
-  schemes: Schemes,
-  controls: Controls | None,
   objective: Objective,
   mesh: Mesh | None,
-  batch: Batch,
+  part: tuple[Batch, Schemes, Controls | None],
 ) -> Sums:
   """Losses of a part of a batch and the gradient of their sum."""
+  batch, schemes, controls = part
 
   def summed(params: Params) -> tuple[Array, Losses]:
     sums = losses(

@@ -53,9 +53,9 @@ def step_traffic(
 
   >>> model = ModelConfig(vocab=512, dim=64, layers=2)
   >>> step_traffic(model, MeshConfig(tensor=2), rows=1, length=128)
-  {('tensor',): 330752.0}
+  {('tensor',): 331008.0}
   """
-  total: collections.Counter[tuple[str, ...]] = collections.Counter()
+  total: Traffic = collections.defaultdict(float)
   compute, param = (
     _BYTES[d] for d in (model.precision.compute, model.precision.params)
   )
@@ -64,13 +64,13 @@ def step_traffic(
   in_layers = sum(_gathered(model, mesh, name) for name in _MATRICES)
   at_ends = 2 * model.vocab * model.dim // mesh.tensor
   numbers = 3 * model.layers * in_layers + 2 * at_ends
-  total['fsdp',] += compute * numbers * _ring(mesh.fsdp)
+  total[('fsdp',)] += compute * numbers * _ring(mesh.fsdp)
   # tensor: the residual stream, at its ends once each way; and the loss.
   again = 0 if model.remat == 'none' else _AGAIN + model.post_norms
   blocks = _PER_BLOCK + again
   stream = tokens * model.dim * (blocks * model.layers + 4)
-  total['tensor',] += compute * stream * _ring(mesh.tensor)
-  total['tensor',] += 4 * 4 * tokens * 2 * _ring(mesh.tensor)
+  total[('tensor',)] += compute * stream * _ring(mesh.tensor)
+  total[('tensor',)] += 4 * 4 * tokens * 2 * _ring(mesh.tensor)
   # Gradients, summed over the axes that a parameter is not split over.
   for axes, numbers in _replicated(model, mesh).items():
     devices = math.prod(getattr(mesh, axis) for axis in axes)
@@ -145,7 +145,7 @@ def collectives(hlo: str, mesh: Mesh) -> list[Collective]:
 
 def ledger(hlo: str, mesh: Mesh) -> Traffic:
   """Bytes on the wire per device of one call, by the axes spanned."""
-  total: collections.Counter[tuple[str, ...]] = collections.Counter()
+  total: Traffic = collections.defaultdict(float)
   for one in collectives(hlo, mesh):
     total[one.axes] += one.wire * one.times
   return {axes: n for axes, n in total.items() if n}

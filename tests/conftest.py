@@ -54,6 +54,15 @@ def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
   jaxtyping.config.update('jaxtyping_disable', before)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _forget_executables() -> Iterator[None]:
+  """Frees what a module's tests compiled: gigabytes over a whole run."""
+  yield
+  import jax  # not above: the platform is chosen before its first import
+
+  jax.clear_caches()
+
+
 def pytest_collection_modifyitems(
   config: pytest.Config, items: list[pytest.Item]
 ) -> None:

@@ -117,7 +117,7 @@ def run(
 
 def main() -> None:
   """Prints one JSON object, a key per case."""
-  found = {}
+  found: dict[str, Any] = {}
   for name, (model, mesh_config, packed) in CASES.items():
     value, grads, sums, text, mesh = run(model, mesh_config, packed)
     wanted, wanted_grads, wanted_sums, *_ = run(model, None, packed)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.data.text import Corpus
+from ntk_jax.diagnostics import Measured
 from ntk_jax.evaluation.score import Scores
 from ntk_jax.extend.methods import candidate, select
 from ntk_jax.extend.outcome import Row, outcome
+from ntk_jax.extend.problem import Line
 from ntk_jax.extend.rank import stack
 from ntk_jax.extend.settings import ExtendConfig
 from ntk_jax.model import Params
@@ -51,6 +53,31 @@ def scores(
   )
 
 
+class Course(NamedTuple):
+  """Where a line of the problem starts, at L0, and is at the target."""
+
+  entropy: tuple[float, float]
+  far_loss: tuple[float, float]
+  grad_norm: tuple[float, float]
+
+
+def made_line(
+  role: str, name: str, course: Course, config: ExtendConfig, seconds: float
+) -> Line:
+  """A line even in log length, of as many seeds; heads differ in entropy."""
+  far = np.log2(np.array(config.lengths) / config.train_length)
+  far /= np.log2(config.target_factor)
+  heads = np.linspace(-0.05, 0.05, 16).reshape(4, 4)
+  entropy, far_loss, grad_norm = (
+    (start + (end - start) * far).astype(np.float32) for start, end in course
+  )
+  by_length = [
+    Measured((x + heads).astype(np.float32), y, z)
+    for x, y, z in zip(entropy, far_loss, grad_norm)
+  ]
+  return Line(role, name, [by_length] * config.seeds, seconds)
+
+
 def made_result(
   compared: dict[str, Made],
   tuned: dict[str, Made],
@@ -60,6 +87,7 @@ def made_result(
   failed_seed: int | None = None,
   rows: int = 32,
   slowness: float = 1.0,
+  problem: dict[tuple[str, str], Course] | None = None,
 ) -> dict[str, Any]:
   """A whole result of made-up methods; `none` must be in both.
 
@@ -71,6 +99,8 @@ def made_result(
     failed_seed: a seed whose model does not learn retrieval.
     rows: test rows.
     slowness: multiplies all times.
+    problem: its lines by role and method; if None those of `PROBLEM`, the
+      method being the first of `tuned`.
   """
   config = ExtendConfig(methods=tuple(compared), seeds=seeds, rows=rows)
 
@@ -94,6 +124,13 @@ def made_result(
       for name, made in methods.items()
     ]
 
+  if problem is None:
+    shown = next(iter(tuned))
+    problem = {
+      (role, 'none' if role == 'untreated' else shown): course
+      for role, course in PROBLEM.items()
+      if role != 'treated' or shown != 'none'
+    }
   text = np.zeros(40_000, np.uint8)
   corpus = Corpus('made-up text', (text,) * 9, (text,), '0123456789abcdef')
   params = Params(
@@ -111,6 +148,10 @@ def made_result(
     described(compared, 9.0),
     described(tuned, 22.0),
     others,
+    [
+      made_line(*of, course, config, slowness * 4.0)
+      for of, course in problem.items()
+    ],
   )
 
 
@@ -120,6 +161,11 @@ def every_method() -> list[str]:
   return [candidate.name for candidate in candidates]
 
 
+PROBLEM = {
+  'untreated': Course((0.34, 0.45), (2.4, 3.4), (0.64, 2.4)),
+  'treated': Course((0.28, 0.31), (2.7, 2.9), (1.1, 1.9)),
+  'tuned': Course((0.23, 0.23), (2.58, 2.59), (0.83, 0.87)),
+}
 NONE = Made(3.30, 0.0, 0.29)
 TUNED = {
   'yarn': Made(2.32, 0.18, 0.96),

@@ -112,6 +112,13 @@ def test_floors_0_to_2_need_jax_alone() -> None:
   assert done.returncode == 0, done.stderr
 
 
+def test_the_pure_decoder_needs_no_flax() -> None:
+  done = _python(BLOCK + 'from ntk_jax.model import forward, init_params')
+  assert done.returncode == 0, done.stderr
+  done = _python(BLOCK + 'from ntk_jax.model import Transformer')
+  assert 'flax is blocked' in done.stderr
+
+
 def test_the_block_blocks() -> None:
   done = _python(BLOCK + 'import ntk_jax.optimizer')
   assert done.returncode == 1

@@ -59,7 +59,7 @@ HOMES = {
   'absl': 'data/pipeline.py',  # grain asks absl for flags
   'flax': 'model/',
   'grain': 'data/pipeline.py',
-  'matplotlib': 'plot.py',
+  'matplotlib': 'plot/',
   'optax': 'optimizer.py',
   'tensorboardX': 'metrics/tensorboard.py',
   'tokenizers': 'data/tokenize.py',
@@ -171,7 +171,7 @@ def test_order_names_each_module_once() -> None:
     ('step.py', 'import optax', 'only optimizer.py imports optax'),
     ('loss.py', 'def f():\n  from flax import nnx', 'only model/ imports'),
     ('data/text.py', 'import grain.python', 'only data/pipeline.py'),
-    ('report.py', 'from matplotlib import pyplot', 'only plot.py'),
+    ('report.py', 'from matplotlib import pyplot', 'only plot/'),
     ('extend/job.py', 'from absl import flags', 'only data/pipeline.py'),
     ('data/pack.py', 'import tokenizers', 'only data/tokenize.py'),
     ('model/cache.py', 'import safetensors.numpy', 'only checkpoint/files'),

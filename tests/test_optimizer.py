@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ntk_jax.errors import ConfigError
-from ntk_jax.model.transformer import ModelConfig, init_params
+from ntk_jax.model import ModelConfig, init_params
 from ntk_jax.optimizer import (
   OptimizerConfig,
   Schedule,

@@ -18,7 +18,16 @@ from PIL import Image
 
 from ntk_jax import plot
 
-NAMES = ('loss_by_length', 'loss_by_position', 'retrieval', 'frequencies')
+NAMES = (
+  'problem',
+  'loss_by_length',
+  'loss_by_position',
+  'retrieval',
+  'frequencies',
+)
+
+
+LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +75,55 @@ def test_a_stored_result_makes_the_same_bytes(
   first = [p.read_bytes() for p in plot.save_all(result, tmp_path)]
   again = [p.read_bytes() for p in plot.save_all(stored, tmp_path)]
   assert first == again
+
+
+def test_the_problem_shows_every_number(result: dict[str, Any]) -> None:
+  figure = plot.problem(result)
+  facts = result['problem']
+  roles = ('untreated', 'treated', 'tuned')
+  for axes, measure in zip(figure.axes, ('entropy', 'far_loss', 'grad_norm')):
+    lines = lines_of(axes)
+    assert len(lines) == 3
+    for line, role in zip(lines, roles):
+      assert list(line.get_xdata()) == facts['lengths'] == [*LENGTHS]
+      assert list(line.get_ydata()) == facts[role][measure]
+    assert axes.get_xscale() == 'log'
+    assert {'trained', 'target'} <= set(texts_of(axes))
+    untreated, treated, tuned = lines
+    assert is_grey(untreated.get_color())
+    assert treated.get_color() == tuned.get_color()
+    assert not is_grey(tuned.get_color())
+    dashes = [str(line._dash_pattern) for line in lines]
+    assert dashes[0] == dashes[2] != dashes[1]
+  named = {'no method', 'yarn', 'yarn, tuned'}
+  assert named < set(texts_of(figure.axes[2]))
+  assert '3 held-out texts of 2,048 tokens' in figure.texts[0].get_text()
+  assert '96 queries' in figure.texts[0].get_text()
+
+
+def test_the_method_has_its_colour_in_the_problem_too(
+  result: dict[str, Any],
+) -> None:
+  _, treated, _ = lines_of(plot.problem(result).axes[0])
+  left, _ = plot.loss_by_length(result).axes
+  (index,) = [
+    i for i, r in enumerate(result['compared']['rows']) if r['name'] == 'yarn'
+  ]
+  assert treated.get_color() == lines_of(left)[index].get_color()
+
+
+def test_the_problem_without_a_method_to_show(tmp_path: Path) -> None:
+  course = made_up.PROBLEM['untreated']
+  lines = {('untreated', 'none'): course, ('tuned', 'none'): course}
+  result = made_up.clear_winner(problem=lines)
+  figure = plot.problem(result)
+  assert {'no method', 'plain continuation'} < set(texts_of(figure.axes[2]))
+  assert [len(lines_of(axes)) for axes in figure.axes] == [2, 2, 2]
+  excluded = {('untreated', 'none'): course, ('treated', 'window'): course}
+  _, window = lines_of(
+    plot.problem(made_up.clear_winner(problem=excluded)).axes[0]
+  )
+  assert not is_grey(window.get_color())
 
 
 def test_loss_by_length_shows_every_number(result: dict[str, Any]) -> None:

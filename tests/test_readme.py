@@ -19,10 +19,17 @@ README = ROOT / 'README.md'
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)[^)]*\)|(?:src|href)="([^"]+)"')
 
+PRINT = re.compile(r'^print\(.*\)  # (.*)$', re.MULTILINE)
+
 
 def blocks(text: str, language: str) -> list[str]:
   """The fenced code blocks of one language."""
   return [body for name, body in FENCE.findall(text) if name == language]
+
+
+def promised(source: str) -> list[str]:
+  """What a block says it prints, in a comment behind each print."""
+  return PRINT.findall(source)
 
 
 def missing_links(text: str, root: Path) -> list[str]:
@@ -44,12 +51,28 @@ def test_readme_shows_commands_and_python() -> None:
 
 
 @pytest.mark.parametrize('index', range(len(blocks(_text(), 'python'))))
-def test_python_block_runs(
-  index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_python_block_prints_what_it_says(
+  index: int,
+  tmp_path: Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   monkeypatch.chdir(tmp_path)
   source = blocks(_text(), 'python')[index]
-  exec(compile(source, f'README.md:python:{index}', 'exec'), {})
+  name = f'README.md:python:{index}'
+  exec(compile(source, name, 'exec'), {'__name__': '__main__'})
+  assert capsys.readouterr().out.splitlines() == promised(source)
+
+
+@pytest.mark.parametrize('library', ['jax', 'linen', 'nnx'])
+def test_a_block_shows_each_way_and_prints_a_result(library: str) -> None:
+  imports = {
+    'jax': lambda source: 'flax' not in source,
+    'linen': lambda source: 'from flax import linen' in source,
+    'nnx': lambda source: 'from flax import nnx' in source,
+  }
+  sources = [s for s in blocks(_text(), 'python') if promised(s)]
+  assert any(map(imports[library], sources))
 
 
 def test_first_block_is_the_two_commands() -> None:
@@ -111,3 +134,8 @@ def test_a_dead_link_is_found() -> None:
 def test_blocks_are_split_by_language() -> None:
   assert blocks(SAMPLE, 'python') == ['x = a[1](absent)\n']
   assert blocks(SAMPLE, 'bash') == ['one\ntwo\n']
+
+
+def test_what_a_block_prints_is_read_from_its_comments() -> None:
+  source = 'x = 1  # one\nprint(x)  # 1\n# print(2)\nprint((x, x))  # (1, 1)\n'
+  assert promised(source) == ['1', '(1, 1)']

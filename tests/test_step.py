@@ -15,7 +15,7 @@ from ntk_jax.data import retrieval
 from ntk_jax.data.batch import Batch
 from ntk_jax.data.mixture import Mixture
 from ntk_jax.data.text import Corpus
-from ntk_jax.model import ModelConfig, forward, init_params
+from ntk_jax.model import Controls, ModelConfig, forward, init_params
 from ntk_jax.objective import Objective, losses
 from ntk_jax.optimizer import adamw
 from ntk_jax.rope.spec import RopeSpec
@@ -98,7 +98,7 @@ def test_a_step_is_its_equation(batch: Batch) -> None:
     text, recall = parts(params)
     return (text + 0.5 * recall) / 1.5
 
-  params = before.params
+  params: Any = before.params
   grads = jax.jit(jax.grad(total))(params)
   updates, _ = adamw().update(grads, before.optimizer, params)
   expected = jax.tree.map(lambda p, u: p + 0.01 * u, params, updates)
@@ -206,3 +206,24 @@ def test_microbatches_make_the_same_step(batch: Batch) -> None:
   for a, b in zip(*map(jax.tree.leaves, (whole.params, split.params))):
     # As above: Adam's first step amplifies rounding noise.
     assert np.isclose(a, b, rtol=0, atol=1e-5).mean() > 0.99
+
+
+def test_what_is_per_row_goes_with_its_microbatch(batch: Batch) -> None:
+  positions = np.stack([np.arange(LENGTH) + 5 * row for row in range(4)])
+  scheme = Scheme(RopeSpec('default', 4), Temperature('logn', length=4))
+  given = scheme.arrays(None, positions)._replace(
+    phases=np.stack([arrays().phases] * 4),
+    attention_factor=np.array([1.0, 1.1, 1.2, 1.3], np.float32),
+  )
+  keep = np.random.default_rng(0).random((4, LENGTH)) < 0.7
+  controls = Controls(kv_keep=keep, window=np.array([9, 30], np.int32))
+  packed = batch._replace(positions=positions.astype(np.int32))
+  norms = []
+  for count in (1, 2, 4):
+    config = dataclasses.replace(STEP, microbatches=count)
+    rate = np.float32(0)
+    _, metrics = train_step(
+      new_state(), packed, given, rate, controls, config=config
+    )
+    norms.append((float(metrics.loss), float(metrics.grad_norm)))
+  np.testing.assert_allclose(norms, norms[:1] * 3, rtol=1e-5)

@@ -100,7 +100,9 @@ def backward(
       dk_RHS = dk_RHS.at[..., keys].add(dk)
       dv_RHS = dv_RHS.at[..., keys].add(dv)
     dq_QTH = jnp.concatenate(dqs, 2).reshape(Q, T, -1)
-    # Transposed here, while they are in cache.
+    # Transposed here, while they are in cache; not by the product itself, which
+    # a CPU cannot do for bfloat16.
+    dk_RHS, dv_RHS = jax.lax.optimization_barrier((dk_RHS, dv_RHS))
     dk_RSH, dv_RSH = dk_RHS.mT, dv_RHS.mT
     return (
       dq_QTH.astype(saved.q.dtype),

@@ -7,6 +7,7 @@ sees what an uninterrupted one sees, and nothing of the data needs saving.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -61,3 +62,27 @@ class Mixture:
     is_value = targets >= retrieval.VALUE
     weights = is_text / is_text.sum() + _ANSWERS * is_value / is_value.sum()
     return Batch(tokens, targets, weights.astype(np.float32), is_value)
+
+  def stream(self, state: dict[str, Any] | None = None) -> MixtureStream:
+    """Batches from step 0, or from where a stream stood."""
+    return MixtureStream(self, 0 if state is None else state['step'])
+
+
+class MixtureStream:
+  """The batches of a mixture in order."""
+
+  def __init__(self, mixture: Mixture, step: int) -> None:
+    """Starts at a step."""
+    self._mixture, self._step = mixture, step
+
+  def __next__(self) -> Batch:
+    """The batch of the next step."""
+    self._step += 1
+    return self._mixture.batch(self._step - 1)
+
+  def state(self) -> dict[str, Any]:
+    """The step that comes next."""
+    return {'step': self._step}
+
+  def close(self) -> None:
+    """Nothing is read ahead."""

@@ -163,8 +163,8 @@ def pack_row(
     row.positions[at:end] = np.arange(stop - start)
     row.segments[at:end] = number
     at = end
-  np.copyto(row.weights, row.targets != NO_TARGET)
-  return row
+  weights = (row.targets != NO_TARGET).astype(np.float32)
+  return row._replace(weights=weights)
 
 
 def cut(batch: Batch, length: int) -> Batch:

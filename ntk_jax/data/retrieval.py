@@ -65,7 +65,7 @@ def random_questions(
 
 
 def questions_by_depth(
-  rng: np.random.Generator, rows: Int32[NDArray, 'B T+1']
+  rng: np.random.Generator, rows: Int32[NDArray, 'B T+1'], first: int = BYTES
 ) -> tuple[
   Int32[NDArray, 'B T'], Int32[NDArray, 'B T'], Int32[NDArray, 'B KEYS']
 ]:
@@ -77,7 +77,8 @@ def questions_by_depth(
 
   Args:
     rng: where the randomness comes from.
-    rows: text to hide in, one byte longer than the rows that come back.
+    rows: text to hide in, one token longer than the rows that come back.
+    first: the first id of the symbols, above those of the text.
 
   Returns:
     Tokens, targets, and the place of the question about each bin's needle,
@@ -89,7 +90,7 @@ def questions_by_depth(
   needles = rng.integers(edges[:-1], edges[1:], size=(B, KEYS))
   asked = rng.permuted(np.tile(np.arange(T - tail, T), (B, 1)), axis=1)
   asked = asked[:, :KEYS]
-  tokens, targets = _hide(rng, rows, needles, asked, BYTES)
+  tokens, targets = _hide(rng, rows, needles, asked, first)
   return tokens, targets, asked.astype(np.int32)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -101,7 +100,7 @@ class DataConfig:
     shares = [getattr(self, name) for name in _SHARES]
     for name, share in zip(_SHARES, shares):
       number = isinstance(share, int | float) and not isinstance(share, bool)
-      if not (number and math.isfinite(share) and 0 <= share <= 1):
+      if not (number and 0 <= share <= 1):
         wrong.append(f'{name} is {share!r}: it is a share of rows, in [0, 1]')
     if not wrong and sum(shares) > 1:
       wrong.append(

@@ -126,7 +126,7 @@ def passkey_row(
     passkey: the sentences.
   """
   tokens = int((row.segments > 0).sum())
-  said, targets, answers = passkey.hide(rng, row.tokens[:tokens])
+  said, targets, answers = passkey.hide(rng, np.asarray(row.tokens[:tokens]))
   return _one_document(row, said, targets, answers, answers)
 
 

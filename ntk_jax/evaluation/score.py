@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.data import retrieval
-from ntk_jax.data.text import Corpus, spread_rows
+from ntk_jax.data.text import BYTES, Corpus, spread_rows
 from ntk_jax.loss import cross_entropy
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.params import Params
@@ -25,15 +25,18 @@ from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.typing import Array, Float32, Int32, NDArray
 
 _TOKENS_AT_ONCE = 4096
+Schemes = Scheme | Sequence[Scheme]
 
 
 class Scores(NamedTuple):
   """What one method makes of the test rows, row by row.
 
   Attributes:
-    loss: bits per byte at each length L, mean over positions [L/2, L).
-    hits: 1 where the value of a needle is found, by length and depth bin.
-    position_loss: bits per byte at every position of the longest forward.
+    loss: bits per token at each length L, mean over positions [L/2, L); a
+      token is a byte in the models of this project's own job.
+    hits: 1 where the value of a needle is found, by length and depth bin;
+      NaN for a model without the symbols to ask it.
+    position_loss: bits per token at every position of the longest forward.
   """
 
   loss: Float32[NDArray, 'rows lengths']
@@ -46,9 +49,10 @@ class TestRows:
   """Held-out rows and the lengths at which they are read.
 
   Attributes:
-    text: byte rows, one byte longer than the longest length.
+    text: rows of ids, one token longer than the longest length.
     first: number of the first row, which seeds its needles.
     lengths: token counts, increasing; the last is the longest forward.
+    symbols: the first id of retrieval's symbols; None asks nothing.
   """
 
   __test__ = False  # not a test of pytest
@@ -56,6 +60,7 @@ class TestRows:
   text: Int32[NDArray, 'rows longest+1']
   first: int
   lengths: tuple[int, ...]
+  symbols: int | None = BYTES
 
   @classmethod
   def from_corpus(
@@ -66,24 +71,28 @@ class TestRows:
 
   def part(self, start: int, stop: int) -> TestRows:
     """Some of the rows, the same whichever part they are asked in."""
-    return TestRows(self.text[start:stop], self.first + start, self.lengths)
+    part = self.text[start:stop]
+    return dataclasses.replace(self, text=part, first=self.first + start)
 
   def questions(self, length: int) -> tuple[NDArray, NDArray, NDArray]:
     """Retrieval rows of a length: tokens, targets, places of questions."""
     rows = [
       retrieval.questions_by_depth(
-        np.random.default_rng([self.first + i, length]), row[None]
+        np.random.default_rng([self.first + i, length]),
+        row[None],
+        self.symbols or 0,
       )
       for i, row in enumerate(self.text[:, : length + 1])
     ]
     tokens, targets, asked = (np.concatenate(each) for each in zip(*rows))
     return tokens, targets, asked
 
-  def work(self, scheme: Scheme) -> int:
+  def work(self, scheme: Schemes) -> int:
     """Tokens of forward passes that `evaluate` makes for a scheme."""
-    asked = sum(self.lengths)
+    every = sum(self.lengths)
+    asked = 0 if self.symbols is None else every
     return len(self.text) * (
-      asked + (asked if scheme.per_length else self.lengths[-1])
+      asked + (every if _per_length(scheme) else self.lengths[-1])
     )
 
   def empty_scores(self) -> Scores:
@@ -97,27 +106,39 @@ class TestRows:
     return Scores(*(np.zeros(shape, np.float32) for shape in shapes))
 
 
-@functools.partial(jax.jit, static_argnames='config')
+def _per_length(schemes: Schemes) -> bool:
+  return any(scheme.per_length for scheme in _each(schemes))
+
+
+def _each(schemes: Schemes) -> tuple[Scheme, ...]:
+  return (schemes,) if isinstance(schemes, Scheme) else tuple(schemes)
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'symbols'))
 def score_rows(
   params: Params,
   tokens: Int32[Array, 'B T'],
   targets: Int32[Array, 'B T'],
-  scheme: SchemeArrays,
+  scheme: tuple[SchemeArrays, ...],
   *,
   config: ModelConfig,
+  symbols: int | None = BYTES,
 ) -> tuple[Float32[Array, 'B T'], Float32[Array, 'B T']]:
   """Loss in bits, and whether the best of the 16 values is the target."""
   logits = forward(params, config, tokens, None, None, scheme)
   bits = cross_entropy(logits, targets) / jnp.log(2.0)
-  values = logits[..., retrieval.VALUE : retrieval.VOCAB]
-  hit = jnp.argmax(values, axis=-1) + retrieval.VALUE == targets
+  if symbols is None:
+    return bits, jnp.full(targets.shape, jnp.nan)
+  first = symbols + retrieval.ANSWERS
+  values = logits[..., first : symbols + retrieval.SYMBOLS]
+  hit = jnp.argmax(values, axis=-1) + first == targets
   return bits, hit.astype(jnp.float32)
 
 
 def evaluate(
   params: Params,
   config: ModelConfig,
-  scheme: Scheme,
+  scheme: Schemes,
   rows: TestRows,
   advance: Callable[[int], None] = lambda tokens: None,
 ) -> Scores:
@@ -129,16 +150,17 @@ def evaluate(
   Args:
     params: the model.
     config: its shape.
-    scheme: rope method, temperature and window.
+    scheme: rope method, temperature and window; or one for each number of
+      the layer plan.
     rows: what to read.
     advance: called with the number of tokens after every forward pass.
 
   Returns:
     Scores of every row.
   """
-  read = functools.partial(_read, params, config, advance)
+  read = functools.partial(_read, params, config, advance, rows.symbols)
   lengths = rows.lengths
-  text_lengths = lengths if scheme.per_length else lengths[-1:]
+  text_lengths = lengths if _per_length(scheme) else lengths[-1:]
   bits = {}
   for length in text_lengths:
     tokens, targets = retrieval.next_byte_targets(rows.text[:, : length + 1])
@@ -147,7 +169,9 @@ def evaluate(
     bits.get(n, bits[lengths[-1]])[:, n // 2 : n].mean(axis=1) for n in lengths
   ]
   hits = []
-  for length in lengths:
+  if rows.symbols is None:
+    hits = [np.full((len(rows.text), retrieval.KEYS), np.nan)] * len(lengths)
+  for length in lengths if rows.symbols is not None else ():
     tokens, targets, asked = rows.questions(length)
     hit = read(scheme, tokens, targets)[1]
     hits.append(np.take_along_axis(hit, asked, axis=1))
@@ -158,19 +182,28 @@ def _read(
   params: Params,
   config: ModelConfig,
   advance: Callable[[int], None],
-  scheme: Scheme,
+  symbols: int | None,
+  schemes: Schemes,
   tokens: NDArray,
   targets: NDArray,
 ) -> tuple[NDArray, NDArray]:
   """`score_rows` over a few rows at a time, one shape per length."""
   rows, length = tokens.shape
-  arrays = scheme.arrays(length, np.arange(length))
+  places = np.arange(length)
+  arrays = tuple(s.arrays(length, places) for s in _each(schemes))
   fitting = max(1, min(rows, _TOKENS_AT_ONCE // length))
   at_once = next(n for n in range(fitting, 0, -1) if rows % n == 0)
   outs = []
   for i in range(0, rows, at_once):
     few = slice(i, i + at_once)
-    out = score_rows(params, tokens[few], targets[few], arrays, config=config)
+    out = score_rows(
+      params,
+      tokens[few],
+      targets[few],
+      arrays,
+      config=config,
+      symbols=symbols,
+    )
     outs.append(jax.device_get(out))
     advance(at_once * length)
   bits, hits = zip(*outs)

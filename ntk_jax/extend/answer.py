@@ -81,6 +81,19 @@ def to_tune(
   return [*list(best.values())[:2], by_name['none']]
 
 
+def to_show(
+  standings: list[Standing], candidates: list[Candidate]
+) -> Candidate:
+  """The method to show the problem with: what `choose` takes.
+
+  If it takes none, the first to tune; 'none' if there is no method at all.
+  """
+  per_length = {c.name for c in candidates if c.scheme.per_length}
+  taken = choose(standings, per_length).take
+  first, *_ = to_tune(standings, candidates)
+  return next((c for c in candidates if c.name == taken), first)
+
+
 def _pick(
   choice: list[Standing], per_length: Collection[str]
 ) -> tuple[str, str]:

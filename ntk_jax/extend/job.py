@@ -1,4 +1,7 @@
-"""The job as its reader meets it: train, compare, tune, rank, report."""
+"""The job as its reader meets it: train, compare, tune, rank, report.
+
+Beside the ranking it shows the problem, without a method and with the best.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 from ntk_jax.checkpoint import write_atomic
 from ntk_jax.data.text import load_corpus
 from ntk_jax.evaluation.score import TestRows
-from ntk_jax.extend.answer import to_tune
+from ntk_jax.extend.answer import to_show, to_tune
 from ntk_jax.extend.methods import Candidate, select
 from ntk_jax.extend.outcome import Row, outcome, to_json
+from ntk_jax.extend.problem import LINES, Line, draw_line, problem_work
 from ntk_jax.extend.rank import rank, stack
 from ntk_jax.extend.settings import ExtendConfig
 from ntk_jax.extend.stages import Stages, training_work
@@ -46,17 +50,23 @@ def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
       for seed in range(config.seeds)
     ]
     models = [stages.train() for stages in seeds]
-    compared = _compare(seeds, [m.params for m in models], candidates)
+    params = [model.params for model in models]
+    compared = _compare(seeds, params, candidates)
+    none = _index_of_none(candidates)
     standings = rank(
       {row.candidate.name: row.scores for row in compared},
-      compared[_index_of_none(candidates)].scores,
+      compared[none].scores,
       config.lengths.index(config.target_length),
     )
-    tuned = [
-      _tune(seeds, [m.params for m in models], candidate)
-      for candidate in to_tune(standings, candidates)
-    ]
-    result = outcome(config, corpus, models, compared, tuned, others)
+    shown = to_show(standings, candidates)
+    lines = _untrained_lines(seeds, params, candidates[none], shown)
+    tuned = []
+    for candidate in to_tune(standings, candidates):
+      row, ends, name = _tune(seeds, params, candidate)
+      tuned.append(row)
+      if candidate is shown:
+        lines.append(draw_line('tuned', seeds, ends, candidate, name))
+    result = outcome(config, corpus, models, compared, tuned, others, lines)
     _write(result, directory.path)
     progress.close(f'report: {directory.path / "report.md"}')
   return result
@@ -78,8 +88,21 @@ def _compare(
   return rows
 
 
-def _tune(seeds: list[Stages], params: list[Any], candidate: Candidate) -> Row:
-  """One method tuned and scored on every seed's model."""
+def _untrained_lines(
+  seeds: list[Stages], params: list[Any], none: Candidate, shown: Candidate
+) -> list[Line]:
+  """The problem as it is, and under a method if there is one to show."""
+  lines = [draw_line('untreated', seeds, params, none)]
+  if shown is not none:
+    lines.append(draw_line('treated', seeds, params, shown))
+  return lines
+
+
+def _tune(
+  seeds: list[Stages], params: list[Any], candidate: Candidate
+) -> tuple[Row, list[Any], str]:
+  """One method tuned and scored on every seed's model; the models' name."""
+  ends, name = [], ''
   scores, tuning, scoring = [], 0.0, 0.0
   for stages, base in zip(seeds, params):
     trained, name = stages.tune(base, candidate)
@@ -87,7 +110,8 @@ def _tune(seeds: list[Stages], params: list[Any], candidate: Candidate) -> Row:
     scores.append(score)
     tuning += trained.seconds
     scoring += seconds
-  return Row(candidate, stack(scores), tuning + scoring)
+    ends.append(trained.params)
+  return Row(candidate, stack(scores), tuning + scoring), ends, name
 
 
 def _work(
@@ -103,7 +127,8 @@ def _work(
   tune = 3 * (
     training_work(config.tune_steps, tokens[1]) + scoring / len(candidates)
   )
-  return config.seeds * (train + scoring + tune)
+  lines = len(LINES) * problem_work(config)
+  return config.seeds * (train + scoring + tune + lines)
 
 
 def _write(result: dict[str, Any], folder: Path) -> None:

@@ -21,6 +21,7 @@ from ntk_jax.evaluation.score import Scores
 from ntk_jax.extend import rank as rules
 from ntk_jax.extend.answer import choose
 from ntk_jax.extend.methods import Candidate
+from ntk_jax.extend.problem import Line, problem_facts
 from ntk_jax.extend.rank import Standing, base_retrieval, rank
 from ntk_jax.extend.resolved import resolved_scheme, versions
 from ntk_jax.extend.settings import ExtendConfig, fast
@@ -56,6 +57,7 @@ def outcome(
   compared: list[Row],
   tuned: list[Row],
   others: list[dict[str, str]],
+  lines: list[Line],
 ) -> dict[str, Any]:
   """Everything a report says, ranked.
 
@@ -66,6 +68,7 @@ def outcome(
     compared: methods without training, the unextended model among them.
     tuned: fine-tuned methods, plain continuation ('none') among them.
     others: name and reason of methods that are not applicable.
+    lines: of the problem.
 
   Returns:
     A JSON-able mapping; `report.json` is this.
@@ -102,6 +105,7 @@ def outcome(
     },
     'position_edges': edges.tolist(),
     'base': facts,
+    'problem': problem_facts(config, lines),
     'compared': before,
     'tuned': after,
     'not_applicable': others,
@@ -110,6 +114,7 @@ def outcome(
       'train': sum(model.seconds for model in models),
       'compare': {row.candidate.name: row.seconds for row in compared},
       'tune': {row.candidate.name: row.seconds for row in tuned},
+      'problem': {line.role: line.seconds for line in lines},
     },
   }
 

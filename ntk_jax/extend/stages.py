@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,10 +22,12 @@ from ntk_jax.extend.methods import Candidate
 from ntk_jax.extend.settings import ExtendConfig, rows_per_part
 from ntk_jax.metrics import Progress
 from ntk_jax.model.params import Params, init_params
-from ntk_jax.optimizer import Schedule
+from ntk_jax.objective import Objective
+from ntk_jax.optimizer import Schedule, adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.train import Trained, fit
+from ntk_jax.step import StepConfig, init_state
+from ntk_jax.train.loop import Loop, Trained, fit
 
 _TRAINING_WORK = 3  # forward and backward, in forward passes
 _SAVES = 5  # checkpoints of a training run
@@ -63,7 +66,7 @@ class Stages:
       Scheme(spec),
       config.train_length,
       config.schedule,
-      self.folder / 'train.safetensors',
+      self.folder / 'train',
     )
 
   def compare(
@@ -119,7 +122,7 @@ class Stages:
       candidate.scheme,
       config.target_length,
       config.tune_schedule,
-      self.folder / f'tune-{candidate.name}-{key}.safetensors',
+      self.folder / f'tune-{candidate.name}-{key}',
     )
     return tuned, f'-tuned-{key}'
 
@@ -129,26 +132,27 @@ class Stages:
     scheme: Scheme,
     length: int,
     schedule: Schedule,
-    path: Path,
+    folder: Path,
   ) -> Trained:
     rows = self.config.batch_rows(length)
     mixture = Mixture(self.corpus, rows, length, self.seed)
     work = training_work(schedule.steps, rows * length)
     counted = []
 
-    def advance(tokens: int) -> None:
-      counted.append(tokens)
-      self.progress.advance(_TRAINING_WORK * tokens, tokens)
+    def observe(*_: Any) -> dict[str, float]:
+      counted.append(mixture.rows * mixture.length)
+      self.progress.advance(_TRAINING_WORK * counted[-1], counted[-1])
+      return {}
 
+    step = StepConfig(Objective(self.config.model), adamw())
     trained = fit(
-      params,
-      self.config.model,
-      scheme,
+      # A copy: the first step donates its state.
+      init_state(jax.tree.map(np.array, params), step),
+      [scheme],
       mixture,
-      schedule,
-      path=path,
-      save_every=max(1, schedule.steps // _SAVES),
-      advance=advance,
+      Loop(step, schedule, save_every=max(1, schedule.steps // _SAVES)),
+      folder=folder,
+      observe=observe,
     )
     self.progress.skip(work - _TRAINING_WORK * sum(counted))
     return trained

@@ -19,7 +19,7 @@ from ntk_jax.model.layers import dense, gated, rms_norm
 from ntk_jax.model.remat import name
 from ntk_jax.rope.rotate import apply_rope
 from ntk_jax.sharding import Axes, splits_kv
-from ntk_jax.typing import Array
+from ntk_jax.typing import Array, ArrayLike
 
 Layer = dict[str, Array]
 
@@ -43,9 +43,9 @@ class Plan(NamedTuple):
 class Rows(NamedTuple):
   """Positions and segments that masks compare; None where they are plain."""
 
-  positions: Array | None = None
-  segments: Array | None = None
-  kv_keep: Array | None = None
+  positions: ArrayLike | None = None
+  segments: ArrayLike | None = None
+  kv_keep: ArrayLike | None = None
 
 
 class Slots(NamedTuple):
@@ -144,14 +144,8 @@ def _attend(
   h: Array, weights: Weights, plan: Plan, rows: Rows, slots: Slots | None
 ) -> tuple[Array, Slots | None]:
   """Attention of flat tokens, heads of this device, before W_o."""
-  config, T = weights.config, plan.cos.shape[-2]
-  q, k, v = (
-    weights.project(h, key).reshape(-1, T, heads, config.head_dim)
-    for key, heads in zip('qkv', _local_heads(weights))
-  )
-  if config.qk_norm:
-    q, k = weights.norm(q, 'q_norm'), weights.norm(k, 'k_norm')
-  q, k = (apply_rope(x, plan.cos, plan.sin) for x in (q, k))
+  config = weights.config
+  q, k, v = queries_keys_values(h, weights, plan)
   if slots is not None:
     slots = _write(slots, k, v)
     k, v = slots.k_BSKH.astype(q.dtype), slots.v_BSKH.astype(q.dtype)
@@ -177,6 +171,31 @@ def _attend(
     out = rms_norm(out, jnp.ones(config.head_dim), config.norm_eps)
     out = (out * by_head.astype(jnp.float32)).astype(h.dtype)
   return out.reshape(h.shape[0], -1), slots
+
+
+def queries_keys_values(
+  h: Array, weights: Weights, plan: Plan
+) -> tuple[Array, Array, Array]:
+  """What attention takes, by head: rotated queries and keys, and values.
+
+  Args:
+    h: the normed stream [B*T, D], all tokens of this device's rows.
+    weights: of the layer.
+    plan: the rotation.
+
+  Returns:
+    q [B, T, N, H], k and v [B, T, K, H], heads of this device; the plan's
+    temperature is not in them.
+  """
+  config, T = weights.config, plan.cos.shape[-2]
+  q, k, v = (
+    weights.project(h, key).reshape(-1, T, heads, config.head_dim)
+    for key, heads in zip('qkv', _local_heads(weights))
+  )
+  if config.qk_norm:
+    q, k = weights.norm(q, 'q_norm'), weights.norm(k, 'k_norm')
+  q, k = (apply_rope(x, plan.cos, plan.sin) for x in (q, k))
+  return q, k, v
 
 
 def _local_heads(weights: Weights) -> tuple[int, int, int]:

@@ -64,7 +64,7 @@ class ModelConfig:
     scale_embed: the embedding is multiplied by sqrt(D).
     out_gain: factor of the output projections of attention at the start; see
       `ntk_jax.initializers.length_aware_gain`.
-    precision: dtypes of parameters, computation and optimizer.
+    precision: dtypes of parameters and of computation.
     remat: what a backward pass recomputes; a name of `ntk_jax.model.REMAT`.
   """
 
@@ -95,6 +95,11 @@ class ModelConfig:
   out_gain: float = 1.0
   precision: Precision = Precision()
   remat: str = 'none'
+
+  def __post_init__(self) -> None:
+    """Makes the plan a tuple of ints, as a static argument has to be."""
+    plan = tuple(int(number) for number in self.layer_plan)
+    object.__setattr__(self, 'layer_plan', plan)
 
   @property
   def plan(self) -> tuple[int, ...]:

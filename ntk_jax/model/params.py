@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ntk_jax.initializers import init_matrix, residual_gain
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.sharding import leaf_name
 from ntk_jax.typing import Array, Float
@@ -85,12 +86,10 @@ def init_params(key: Array, config: ModelConfig) -> Params:
       return jnp.zeros(shape, dtype)
     own = jax.random.fold_in(key, zlib.crc32(name.encode()))
     fan_in = shape[-1] if name == 'embed' else shape[-2]
-    gain = fan_in**-0.5
-    if name in ('out', 'down'):
-      gain *= (2 * config.layers) ** -0.5
+    gain = residual_gain(config.layers) if name in ('out', 'down') else 1.0
     if name == 'out':
       gain *= config.out_gain
-    return (jax.random.normal(own, shape) * gain).astype(dtype)
+    return init_matrix(own, shape, fan_in, gain).astype(dtype)
 
   return jax.tree_util.tree_map_with_path(
     start, param_shapes(config), is_leaf=_is_shape

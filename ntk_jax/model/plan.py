@@ -25,14 +25,11 @@ _LONGEST = 16
 
 
 @functools.lru_cache(maxsize=256)
-def segments(
-  kinds: tuple[Hashable, ...], cuts: tuple[int, ...] = ()
-) -> tuple[Segment, ...]:
+def segments(kinds: tuple[Hashable, ...]) -> tuple[Segment, ...]:
   """The segments whose patterns are shortest in all: that is what compiles.
 
   Args:
     kinds: what each layer is; equal kinds compile alike.
-    cuts: layers at which a segment has to begin.
 
   Returns:
     Segments in order that cover all layers once.
@@ -44,12 +41,11 @@ def segments(
   # best[i]: least (cost, segments) for the layers from i on.
   best: list[tuple[int, tuple[Segment, ...]]] = [(0, ())] * (count + 1)
   for start in range(count - 1, -1, -1):
-    end = min([cut for cut in cuts if cut > start], default=count)
     options = []
-    for size in range(1, min(_LONGEST, end - start) + 1):
+    for size in range(1, min(_LONGEST, count - start) + 1):
       pattern = kinds[start : start + size]
       stop = start
-      while kinds[stop : stop + size] == pattern and stop + size <= end:
+      while kinds[stop : stop + size] == pattern and stop + size <= count:
         stop += size
         segment = Segment(start, pattern, (stop - start) // size)
         cost, rest = best[stop]

@@ -14,12 +14,12 @@ class Precision:
   """Dtypes by their use.
 
   Norms, logits, softmax, rope and loss are float32 whatever is set here, and
-  matrix products of bfloat16 operands are summed in float32.
+  matrix products of bfloat16 operands are summed in float32. The optimizer's
+  dtype is its own setting.
 
   Attributes:
     params: parameters as they are stored and updated.
     compute: operands of matrix products, and the residual stream.
-    optimizer: the optimizer's averages.
 
   >>> Precision(compute='bfloat17').problems()
   ["unknown compute dtype 'bfloat17': did you mean 'bfloat16'? Allowed: \
@@ -28,7 +28,6 @@ float32, bfloat16"]
 
   params: str = 'float32'
   compute: str = 'float32'
-  optimizer: str = 'float32'
 
   def problems(self) -> list[str]:
     """What is wrong, one message per field."""

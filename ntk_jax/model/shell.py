@@ -90,7 +90,7 @@ class Transformer(nnx.Module):
     positions: ArrayLike | None = None,
     segments: ArrayLike | None = None,
     length: int | NDArray | None = None,
-    schemes: Sequence[Scheme] | None = None,
+    schemes: Scheme | Sequence[Scheme] | None = None,
     cache: Cache | None = None,
   ) -> Any:
     """Logits of the next token at every position.
@@ -111,6 +111,8 @@ class Transformer(nnx.Module):
       ConfigError: for ids outside the vocabulary, or a missing length.
     """
     check_tokens(tokens, self.config.vocab)
+    if isinstance(schemes, Scheme):
+      schemes = (schemes,)
     chosen = self.schemes if schemes is None else tuple(schemes)
     if positions is None and cache is not None:
       positions = cache.used + jnp.arange(tokens.shape[1])
@@ -143,7 +145,7 @@ def scheme_arrays(
   Raises:
     ConfigError: if frequencies depend on a length that is not given.
   """
-  places = np.arange(tokens) if positions is None else positions
+  places: Any = np.arange(tokens) if positions is None else positions
   for scheme in schemes:
     if length is None and scheme.per_length:
       raise ConfigError(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from ntk_jax.model.block import Layer, Plan, Rows, Slots, block
+from ntk_jax.errors import ConfigError
+from ntk_jax.model.block import Plan, Rows
 from ntk_jax.model.cache import Cache
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.layers import rms_norm
 from ntk_jax.model.params import Params
-from ntk_jax.model.plan import segments as plan_segments
-from ntk_jax.model.remat import rematerialised
+from ntk_jax.model.stack import Stack, skipping
 from ntk_jax.rope.phase import cos_sin
 from ntk_jax.scheme import SchemeArrays
 from ntk_jax.sharding import Axes
@@ -74,6 +73,12 @@ def forward(
   Returns:
     Float32 logits [B, T, V]; with a cache, (logits, the cache after).
 
+  Raises:
+    ConfigError: positions or segments of another shape, a missing scheme,
+      no tokens, a cache too short for them; kept tokens with a cache, or with
+      less than two layers.
+
+  >>> import jax
   >>> import numpy as np
   >>> from ntk_jax.model.params import init_params
   >>> from ntk_jax.rope.spec import RopeSpec
@@ -110,23 +115,58 @@ def hidden_states(
     Normed hidden states of all local tokens, flat, in the compute dtype, and
     the cache after.
   """
-  told = controls or Controls()
+  told, shape = controls or Controls(), (tokens.shape[0], tokens.shape[1])
   if isinstance(schemes, SchemeArrays):
     schemes = (schemes,)
-  x = _embedded(params, config, jnp.asarray(tokens), axes)
+  _check(config, shape, positions, segments, len(schemes), cache)
+  x = embedded(params, config, jnp.asarray(tokens), axes)
   if cache is not None:
-    cache, positions, segments = cache.extended(
-      tokens.shape, positions, segments
-    )
+    cache, positions, segments = cache.extended(shape, positions, segments)
   rows = Rows(positions, segments, told.kv_keep)
-  plans = _plans(schemes, tokens.shape[1], positions, told.plan)
-  layers = _Stack(params.layers, config, axes, told.window)
+  plans = plans_of(schemes, tokens.shape[1], positions, told.plan)
+  layers = Stack(params.layers, config, axes, told.window)
+  if told.kept is not None and (config.layers < 2 or cache is not None):
+    raise ConfigError(
+      f'kept tokens with {config.layers} layers'
+      f'{" and a cache" if cache is not None else ""}: it takes a first and a '
+      'last layer that see all tokens, and no cache'
+    )
   if told.kept is None:
     x, cache = layers.run(x, (0, config.layers), plans, rows, cache)
   else:
-    x = _skipping(layers, x, plans, rows, jnp.asarray(told.kept), tokens.shape)
+    x = skipping(layers, x, plans, rows, jnp.asarray(told.kept), shape)
   x = rms_norm(x, params.final_norm, config.norm_eps, config.norm_offset)
   return axes.gather(x, 'tensor', 0), cache
+
+
+def _check(
+  config: ModelConfig,
+  shape: tuple[int, int],
+  positions: ArrayLike | None,
+  segments: ArrayLike | None,
+  schemes: int,
+  cache: Cache | None,
+) -> None:
+  """Raises ConfigError for arguments that do not belong together."""
+  B, T = shape
+  for name, x in (('positions', positions), ('segments', segments)):
+    if x is not None and jnp.shape(x) not in ((T,), (1, T), (B, T)):
+      raise ConfigError(
+        f'{name} have shape {jnp.shape(x)} for tokens {shape}: give [T] or '
+        '[B, T]'
+      )
+  if 0 in shape:
+    raise ConfigError(f'tokens have shape {shape}: there is nothing to read')
+  if max(config.plan) >= schemes:
+    raise ConfigError(
+      f'the layer plan names scheme {max(config.plan)}, {schemes} are given: '
+      'one for each number from 0'
+    )
+  if cache is not None and cache.positions.shape[1] < T:
+    raise ConfigError(
+      f'{T} tokens for a cache of {cache.positions.shape[1]} slots: make it '
+      'as long as all that will be read'
+    )
 
 
 def output_logits(
@@ -149,10 +189,13 @@ def unembedding(params: Params, config: ModelConfig) -> Float[Array, 'D V']:
   return matrix.astype(config.precision.compute)
 
 
-def _embedded(
-  params: Params, config: ModelConfig, tokens: Array, axes: Axes
+def embedded(
+  params: Params,
+  config: ModelConfig,
+  tokens: Array,
+  axes: Axes = Axes(),  # noqa: B008 (frozen)
 ) -> Array:
-  """Embeddings of this device's part of the tokens, flat."""
+  """Embeddings of this device's part of the tokens, flat [B*T / tensor, D]."""
   embed = axes.gather(params.embed.astype(config.precision.compute), 'fsdp', 1)
   ids = tokens.reshape(-1)
   if axes.size('tensor') > 1:  # each device holds some rows of the matrix
@@ -165,13 +208,20 @@ def _embedded(
   return x * config.dim**0.5 if config.scale_embed else x
 
 
-def _plans(
+def plans_of(
   schemes: Sequence[SchemeArrays],
   length: int,
   positions: ArrayLike | None,
-  choice: ArrayLike | None,
+  choice: ArrayLike | None = None,
 ) -> list[Plan]:
-  """The rotation and temperature of each scheme, once for all its layers."""
+  """The rotation and temperature of each scheme, once for all its layers.
+
+  Args:
+    schemes: arrays of the layer plan's schemes.
+    length: tokens of a row.
+    positions: int32 [T] or [B, T]; None is 0, 1, 2, ...
+    choice: as `Controls.plan`, or None.
+  """
   places = jnp.arange(length) if positions is None else positions
   plans = []
   for scheme in schemes:
@@ -195,124 +245,3 @@ def _chosen(scales_ABT: Array, choice_BT: Array) -> Array:
     scales_ABT, (scales_ABT.shape[0], *choice_BT.shape)
   )
   return jnp.take_along_axis(scales_ABT, choice_BT[None], axis=0)[0]
-
-
-class _Stack:
-  """The layers, run by segments of their plan: one scan for each."""
-
-  def __init__(
-    self,
-    layers: Layer,
-    config: ModelConfig,
-    axes: Axes,
-    windows: ArrayLike | None,
-  ) -> None:
-    self.layers, self.config, self.axes = layers, config, axes
-    self.windows = None if windows is None else jnp.asarray(windows)
-
-  def run(
-    self,
-    x: Array,
-    span: tuple[int, int],
-    plans: Sequence[Plan],
-    rows: Rows,
-    cache: Cache | None = None,
-  ) -> tuple[Array, Cache | None]:
-    """Layers from span[0] to before span[1]."""
-    first, last = span
-    keys, values = [], []
-    for part in plan_segments(self.config.plan[first:last]):
-      at = slice(first + part.start, first + part.stop)
-      shape = part.repeats, len(part.pattern)
-      inputs = self.layers, self.windows, None if cache is None else cache.kv
-      inputs = jax.tree.map(
-        lambda a, at=at, shape=shape: a[at].reshape(*shape, *a.shape[1:]),
-        inputs,
-      )
-
-      def step(x: Array, inputs: Any, pattern: Any = part.pattern) -> Any:
-        return self._pattern(x, inputs, pattern, plans, rows, cache)
-
-      x, kv = jax.lax.scan(step, x, inputs)
-      if cache is not None:
-        k, v = (a.reshape(-1, *a.shape[2:]) for a in kv)
-        keys.append(k)
-        values.append(v)
-    if cache is not None:
-      cache = cache.holding(jnp.concatenate(keys), jnp.concatenate(values))
-    return x, cache
-
-  def _pattern(
-    self,
-    x: Array,
-    inputs: Any,
-    pattern: Sequence[int],
-    plans: Sequence[Plan],
-    rows: Rows,
-    cache: Cache | None,
-  ) -> Any:
-    """The layers of one pattern, in turn."""
-    config, axes = self.config, self.axes
-    gathers = axes.size('fsdp') > 1
-    new = []
-    for i, number in enumerate(pattern):
-      layer, window, kv = jax.tree.map(lambda a, i=i: a[i], inputs)
-      plan = plans[number]
-      if window is not None:
-        plan = plan._replace(window=jnp.minimum(plan.window, window))
-      slots = None if cache is None else cache.slots(kv, plan.cos.shape[-2])
-
-      def one(x: Array, layer: Layer, plan: Plan, slots: Slots | None) -> Any:
-        return block(x, layer, plan, rows, slots, config, axes)
-
-      run = rematerialised(one, config.remat, gathers)
-      x, slots = run(x, layer, plan, slots)
-      if slots is not None:
-        new.append((slots.k_BSKH, slots.v_BSKH))
-    return x, tuple(jnp.stack(a) for a in zip(*new)) if new else None
-
-
-def _skipping(
-  layers: _Stack,
-  x: Array,
-  plans: Sequence[Plan],
-  rows: Rows,
-  kept: Array,
-  shape: tuple[int, int],
-) -> Array:
-  """All tokens through the first and last layer, the kept ones between.
-
-  Kept tokens keep their positions, segments and temperatures.
-  """
-  axes, (B, T), count = layers.axes, shape, layers.config.layers
-  x, _ = layers.run(x, (0, 1), plans, rows)
-
-  def few(a: Array | None) -> Array | None:
-    if a is None:
-      return None
-    a = jnp.broadcast_to(a, (B, T)) if jnp.ndim(a) < 2 else jnp.asarray(a)
-    return jnp.take_along_axis(a, kept, axis=1)
-
-  def few_angles(a: Array) -> Array:
-    a = jnp.broadcast_to(a, (B, *a.shape[-2:]))
-    return jnp.take_along_axis(a, kept[..., None], axis=1)
-
-  positions = jnp.arange(T) if rows.positions is None else rows.positions
-  some = Rows(few(positions), few(rows.segments), few(rows.kv_keep))
-  thinned = [
-    Plan(few_angles(p.cos), few_angles(p.sin), few(p.q_scale), p.window)
-    for p in plans
-  ]
-  place = (jnp.arange(B)[:, None] * T + kept).reshape(-1)
-  whole = axes.gather(x, 'tensor', 0)
-  middle = _own_part(whole[place], axes)
-  middle, _ = layers.run(middle, (1, count - 1), thinned, some)
-  whole = whole.at[place].set(axes.gather(middle, 'tensor', 0))
-  x, _ = layers.run(_own_part(whole, axes), (count - 1, count), plans, rows)
-  return x
-
-
-def _own_part(x: Array, axes: Axes) -> Array:
-  """Of tokens that every device of the tensor axis has, this one's."""
-  size = x.shape[0] // axes.size('tensor')
-  return jax.lax.dynamic_slice_in_dim(x, axes.index('tensor') * size, size)

@@ -11,6 +11,7 @@ from ntk_jax.report.evidence import (
 )
 from ntk_jax.report.part import Part
 from ntk_jax.report.phrases import Plain, percent
+from ntk_jax.report.problem import problem
 from ntk_jax.report.tables import by_length, ranking, schemes
 from ntk_jax.report.tuning import tuning
 
@@ -34,6 +35,9 @@ def markdown(result: Plain) -> str:
     answer_after_tuning(result),
     sure_in_short(result),
     _bullets(what_was_done(result)),
+    '## The problem',
+    problem(result),
+    _plot('problem', 'Entropy, far loss and gradient norm by length'),
     f'## The ranking at {target} tokens, without training',
     ranking(compared),
     _legend(result),
@@ -104,6 +108,7 @@ def _reproduce(result: Plain) -> list[str]:
     'training': times['train'],
     'comparison': sum(times['compare'].values()),
     'fine-tuning': sum(times['tune'].values()),
+    'the problem': sum(times['problem'].values()),
   }
   return [
     f'```bash\n{result["command"]}\n```',

@@ -145,15 +145,16 @@ def test_an_empty_row_gives_zero_and_no_gradient() -> None:
 
 
 @pytest.mark.parametrize('rows', [False, True])
-def test_bfloat16_sums_in_float32(rows: bool) -> None:
+@pytest.mark.parametrize('length', [64, 260])  # one tile, and several
+def test_bfloat16_sums_in_float32(rows: bool, length: int) -> None:
   floats, cotangents = operands(
-    np.random.default_rng(4), (1, 260, 260, 2, 2, 8, 8)
+    np.random.default_rng(4), (4, length, length, 2, 2, 8, 8)
   )
   floats = {
     n: np.asarray(jnp.bfloat16(x), np.float32) for n, x in floats.items()
   }
   floats['sink_logits'] = np.ones(4, np.float32)
-  p = np.arange(260)[None]
+  p = np.arange(length)[None]
   given = {'q_positions': p, 'kv_positions': p} if rows else {}
   case = Case(floats, given, Mask(), {}, cotangents)
   found = run(blockwise_attention, case, jnp.bfloat16)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from ntk_jax.data.batch import Batch
 from ntk_jax.data.pack import cut, pack_row
@@ -186,22 +187,42 @@ def test_other_data_is_refused(change: dict[str, Any]) -> None:
   assert 'its row 8 counts in another stream' in str(error.value)
 
 
-def test_the_text_and_the_tokenizer_are_in_the_fingerprint(
-  tmp_path: Path,
-) -> None:
-  path = str(train_tokenizer(tmp_path))
-  ended = dataclasses.replace(CONFIG, tokenizer=path, end_of_text='<end>')
-  names = {
-    Pipeline.of(CONFIG, CORPUS).fingerprint,
-    Pipeline.of(CONFIG, make_corpus(17, seed=1)).fingerprint,
-    Pipeline.of(
-      dataclasses.replace(CONFIG, tokenizer=path), CORPUS
-    ).fingerprint,
-    Pipeline.of(ended, CORPUS).fingerprint,
+def test_what_is_not_seen_in_the_lengths_counts_too(tmp_path: Path) -> None:
+  """Other data of the same lengths, packed into the same single row."""
+  path = train_tokenizer(tmp_path)
+  more = tokenizers.Tokenizer.from_file(str(path))
+  more.add_tokens(['<extra>'])
+  more.save(str(tmp_path / 'more.json'))
+
+  def name(text: str = 'one', **change: Any) -> str:
+    texts = (np.frombuffer(b'the cat sat on the mat', np.uint8),)
+    config = dataclasses.replace(CONFIG, tokenizer=str(path), **change)
+    pipeline = Pipeline.of(config, Corpus('one', texts, (), text))
+    assert pipeline.plan.rows == 1
+    return pipeline.fingerprint
+
+  others = [
+    name(text='another'),
+    name(seed=6),
+    name(key_value=0.31),
+    name(passkey=0.0),
+    name(end_of_text='<end>'),
+    name(end_of_text='<start>'),
+    name(max_length=512),
+  ]
+  path = tmp_path / 'more.json'
+  others.append(name())
+  path = tmp_path / 'tokenizer.json'
+  assert len({name(), *others}) == 1 + len(others)
+  assert name() == name(workers=3, threads=2, prefetch=5, batch_rows=8)
+
+
+def test_seeds_order_rows_anew() -> None:
+  orders = {
+    tuple(epoch_order(seed, epoch, 50))
+    for seed, epoch in itertools.product(range(3), range(3))
   }
-  assert len(names) == 4
-  same = dataclasses.replace(CONFIG, workers=3, threads=2, prefetch=5)
-  assert Pipeline.of(same, CORPUS, host=1, hosts=2).fingerprint in names
+  assert len(orders) == 9
 
 
 def test_from_a_folder_with_a_tokenizer(tmp_path: Path) -> None:

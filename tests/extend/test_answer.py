@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ntk_jax.evaluation.intervals import Interval
-from ntk_jax.extend.answer import Answer, choose, to_tune
+from ntk_jax.extend.answer import Answer, choose, to_show, to_tune
 from ntk_jax.extend.methods import Setting, candidate
 from ntk_jax.extend.rank import Standing
 
@@ -95,3 +95,24 @@ def test_where_one_family_passes_the_best_of_the_excluded_joins() -> None:
 def test_the_model_itself_and_windows_are_not_tuned() -> None:
   rows = (row('none', 1), row('yarn+window', 2), row('linear', 3))
   assert tuned(*rows) == ['linear', 'none']
+
+
+def shown(*rows: Standing) -> str:
+  """The method whose line stands beside that of none."""
+  setting = Setting(head_dim=32, theta=1e4, train_length=128, factor=8.0)
+  candidates = [candidate(standing.name, setting) for standing in rows]
+  return to_show(list(rows), candidates).name
+
+
+def test_the_problem_is_shown_with_what_is_taken() -> None:
+  none = row('none', None, status='excluded')
+  assert shown(row('yarn', 1), row('linear', 1, change=0.1), none) == 'linear'
+  assert shown(row('yarn+window', 1), row('yarn', 2), none) == 'yarn+window'
+  assert shown(row('none', 1), row('yarn', 2)) == 'none'
+
+
+def test_where_nothing_is_taken_the_first_to_tune_is_shown() -> None:
+  names = ('window', 'ntk', 'linear', 'none')
+  rows = [row(name, None, status='excluded') for name in names]
+  assert shown(*rows) == 'ntk'
+  assert shown(rows[-1]) == 'none'

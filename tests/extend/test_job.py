@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 
 from ntk_jax import step
+from ntk_jax.diagnostics import measure
 from ntk_jax.errors import WorkdirError
 from ntk_jax.evaluation import score
-from ntk_jax.extend import ExtendConfig, run
+from ntk_jax.extend import ExtendConfig, problem, run
 from ntk_jax.extend.settings import fast
+from ntk_jax.metrics.jsonl import read_lines
 from ntk_jax.model.transformer import forward
+from ntk_jax.objective import losses
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = dataclasses.replace(fast(ExtendConfig()), methods=('none', 'ntk'))
 
 # Runs the command, and dies by SIGKILL at the n-th write of a file whose name
-# has the given start, with half of it written.
+# has the given start, with half of it written, or at the n-th step of training
+# in a folder whose name has it.
 DYING = """
 import os, runpy, signal, sys
 from ntk_jax import checkpoint
@@ -43,6 +47,16 @@ def replace(source, target):
       os.kill(os.getpid(), signal.SIGKILL)
   write(source, target)
 os.replace = replace
+from ntk_jax.metrics.jsonl import JsonLines
+record = JsonLines.write
+def write_line(self, step, scalars):
+  global seen
+  if self._path.parent.name.startswith(start):
+    seen += 1
+    if seen == count:
+      os.kill(os.getpid(), signal.SIGKILL)
+  record(self, step, scalars)
+JsonLines.write = write_line
 sys.argv[0] = 'experiments.extend'
 runpy.run_module('experiments.extend', run_name='__main__', alter_sys=True)
 """
@@ -60,12 +74,6 @@ def command(workdir: Path, *die: str) -> subprocess.CompletedProcess[str]:
     text=True,
     timeout=600,
   )
-
-
-def read_note(path: Path) -> dict[str, Any]:
-  """What a stage has noted beside its arrays."""
-  with safe_open(path, framework='numpy') as file:
-    return json.loads(file.metadata()['about'])
 
 
 def timeless(workdir: Path) -> dict[str, Any]:
@@ -86,14 +94,16 @@ def test_killed_in_every_stage_it_ends_as_if_never_killed(
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (killed / 'report.json').exists()
 
-  kill('train', 3)
-  done = len(read_note(seed / 'train.safetensors')['text_loss'])
-  assert 0 < done < TINY.train_steps
+  kill('train', 6)
+  assert len(read_lines(seed / 'train' / 'metrics.jsonl')) == 5
+  assert (seed / 'train' / 'checkpoints' / '2').exists()  # 4 may be in flight
   kill('scores', 2)
   assert len(list(seed.glob('scores-*.safetensors'))) == 1
+  kill('problem', 2)
+  assert len(list(seed.glob('problem-none-*.safetensors'))) == 1
   kill('tune', 2)
-  (tuning,) = seed.glob('tune-*.safetensors')
-  assert 0 < len(read_note(tuning)['text_loss']) < TINY.tune_steps
+  (tuning,) = seed.glob('tune-*')
+  assert len(read_lines(tuning / 'metrics.jsonl')) == 1
   assert command(killed).returncode == 0
   assert command(whole).returncode == 0
   assert timeless(killed) == timeless(whole)
@@ -112,7 +122,13 @@ def test_one_trace_per_shape_for_all_methods(
 
     return counted
 
-  monkeypatch.setattr(step, 'forward', counting('step'))
+  def counted_losses(
+    params: Any, batch: Any, *rest: Any, **options: Any
+  ) -> Any:
+    traced['step'].append(batch.tokens.shape)
+    return losses(params, batch, *rest, **options)
+
+  monkeypatch.setattr(step, 'losses', counted_losses)
   monkeypatch.setattr(score, 'forward', counting('score'))
   # A model that no other test has compiled.
   model = dataclasses.replace(TINY.model, mlp_dim=67)
@@ -126,7 +142,8 @@ def test_one_trace_per_shape_for_all_methods(
 def test_a_workdir_grows_and_is_never_done_twice(tmp_path: Path) -> None:
   run(TINY, tmp_path)
   before = {
-    path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.safetensors')
+    path: path.stat().st_mtime_ns
+    for path in [*tmp_path.rglob('*.safetensors'), *tmp_path.rglob('_METADATA')]
   }
   more = dataclasses.replace(TINY, methods=('none', 'ntk', 'yarn+logn'))
   result = run(more, tmp_path)
@@ -139,7 +156,46 @@ def test_a_workdir_grows_and_is_never_done_twice(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == written
   new = set(tmp_path.rglob('*.safetensors')) - set(before)
   assert any('yarn+logn' in path.name for path in new)
-  assert not any(path.name.startswith('train') for path in new)
+  assert len(list(tmp_path.rglob('train'))) == 1
+
+
+def test_the_problem_is_measured_once(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """A part that is there is read; one that is not is made again, alike."""
+  asked = []
+
+  def counting(*args: Any) -> Any:
+    asked.append(args[-1])
+    return measure(*args)
+
+  monkeypatch.setattr(problem, 'measure', counting)
+  first = run(TINY, tmp_path)
+  assert sorted(asked) == sorted(3 * TINY.lengths)
+  asked.clear()
+  parts = sorted((tmp_path / 'seed0').glob('problem-none-*-64.safetensors'))
+  parts[0].unlink()
+  again = run(TINY, tmp_path)
+  assert asked == [64]
+  assert again['problem'] == first['problem']
+  roles = [first['problem'][role] for role in ('untreated', 'treated', 'tuned')]
+  assert [line['name'] for line in roles] == ['none', 'ntk', 'ntk']
+  for line in roles:
+    for name in ('entropy', 'far_loss', 'grad_norm'):
+      assert len(set(line[name])) == len(TINY.lengths)
+  assert len({tuple(line['grad_norm']) for line in roles}) == 3
+
+
+def test_a_damaged_part_of_the_problem_is_named_not_used(
+  tmp_path: Path,
+) -> None:
+  run(TINY, tmp_path)
+  path, *_ = (tmp_path / 'seed0').glob('problem-ntk-*.safetensors')
+  content = bytearray(path.read_bytes())
+  content[-1] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(WorkdirError, match=f'{path.name} is damaged'):
+    run(TINY, tmp_path)
 
 
 def test_more_rows_add_to_those_scored(tmp_path: Path) -> None:
@@ -174,17 +230,30 @@ def test_another_base_is_refused(
   assert (tmp_path / 'report.json').read_bytes() == report
 
 
-def test_a_damaged_stage_is_named_not_used(tmp_path: Path) -> None:
+def test_damaged_scores_are_named_not_used(tmp_path: Path) -> None:
   few = dataclasses.replace(
     TINY, methods=('none',), train_steps=2, tune_steps=1
   )
   run(few, tmp_path)
-  path = tmp_path / 'seed0' / 'train.safetensors'
+  path = min((tmp_path / 'seed0').glob('scores-*'))
   content = bytearray(path.read_bytes())
   content[-5] ^= 1
   path.write_bytes(content)
-  with pytest.raises(WorkdirError, match='train.safetensors is damaged'):
+  with pytest.raises(WorkdirError, match='safetensors is damaged'):
     run(few, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_trained_again(tmp_path: Path) -> None:
+  few = dataclasses.replace(
+    TINY, methods=('none',), train_steps=6, tune_steps=1
+  )
+  run(few, tmp_path)
+  before = timeless(tmp_path)
+  steps = tmp_path / 'seed0' / 'train' / 'checkpoints'
+  shutil.rmtree(steps / '6' / 'arrays')
+  run(few, tmp_path)
+  assert (steps / 'bad-6').exists()
+  assert timeless(tmp_path) == before
 
 
 def test_several_seeds_train_several_models(tmp_path: Path) -> None:
@@ -192,8 +261,9 @@ def test_several_seeds_train_several_models(tmp_path: Path) -> None:
     TINY, methods=('none',), train_steps=2, tune_steps=1, seeds=2
   )
   result = run(few, tmp_path)
-  notes = [
-    read_note(tmp_path / f'seed{i}' / 'train.safetensors') for i in (0, 1)
-  ]
-  assert notes[0]['text_loss'] != notes[1]['text_loss']
+  first, second = (
+    read_lines(tmp_path / f'seed{i}' / 'train' / 'metrics.jsonl')
+    for i in (0, 1)
+  )
+  assert first[0]['text'] != second[0]['text']
   assert result['seeds'] == [0, 1]

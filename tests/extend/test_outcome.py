@@ -14,6 +14,7 @@ import pytest
 from ntk_jax.config import fingerprint
 from ntk_jax.extend.methods import candidate
 from ntk_jax.extend.outcome import PROTOCOL, _end, command, to_json
+from ntk_jax.extend.problem import problem_facts
 from ntk_jax.extend.resolved import resolved_scheme
 from ntk_jax.extend.settings import ExtendConfig, fast
 
@@ -152,11 +153,40 @@ def test_tuned_rows_are_compared_with_before_and_the_control(
   assert rows['none']['status'] == 'excluded'
 
 
+def test_the_problem_is_the_mean_of_heads_and_seeds() -> None:
+  course = made_up.Course((0.3, 0.6), (2.0, 3.5), (1.0, 4.0))
+  config = dataclasses.replace(ExtendConfig(), seeds=2)
+  line = made_up.made_line('treated', 'yarn', course, config, 7.0)
+  more = [m._replace(grad_norm=m.grad_norm + 2) for m in line.measured[0]]
+  line.measured[1] = more
+  facts = problem_facts(config, [line])
+  assert (facts['texts'], facts['text_tokens'], facts['queries']) == (
+    3,
+    2048,
+    96,
+  )
+  assert facts['lengths'] == LENGTHS
+  assert facts['untreated'] is facts['tuned'] is None
+  assert facts['treated']['name'] == 'yarn'
+  expected = (
+    ('entropy', [0.3, 0.4, 0.5, 0.6, 0.7]),
+    (
+      'grad_norm',
+      [2.0, 3.0, 4.0, 5.0, 6.0],
+    ),
+  )
+  for name, values in expected:
+    np.testing.assert_allclose(facts['treated'][name], values, atol=1e-6)
+  few = dataclasses.replace(config, rows=2)
+  assert problem_facts(few, [line])['texts'] == 2
+
+
 def test_only_times_depend_on_the_clock(result: dict[str, Any]) -> None:
   slow = made_up.clear_winner(slowness=3.0)
   assert slow['times'] != result['times']
   assert result['times']['train'] == 101.0
   assert result['times']['compare']['yarn'] == 9.0
+  assert slow['times']['problem']['treated'] == 12.0
   for one in (slow, result := dict(result)):
     del one['times']
   assert to_json(slow) == to_json(result)

@@ -65,6 +65,25 @@ def test_base_retrieval_was_learned_and_has_its_interval_in_the_page(
   assert f'The unextended model finds {printed}' in markdown(result)
 
 
+def test_the_problem_is_there_and_a_method_helps(
+  result: dict[str, Any],
+) -> None:
+  facts = result['problem']
+  assert facts['lengths'] == result['lengths']['all']
+  target = facts['lengths'].index(result['lengths']['target'])
+  untreated, treated, tuned = (
+    facts[role] for role in ('untreated', 'treated', 'tuned')
+  )
+  taken = result['compared']['answer']['take']
+  assert untreated['name'] == 'none'
+  assert treated['name'] == tuned['name'] == taken
+  for name in ('entropy', 'far_loss', 'grad_norm'):
+    values = untreated[name]
+    assert values == sorted(values)  # what length does
+    assert tuned[name][target] < treated[name][target] < values[target]
+  assert 0 < total(result['times']['problem']) < 30
+
+
 def test_the_page_and_the_sheet_are_made_of_it(result: dict[str, Any]) -> None:
   assert markdown(result) == (FOLDER / 'report.md').read_text()
   assert results_csv(result) == (FOLDER / 'results.csv').read_text()

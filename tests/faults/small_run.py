@@ -21,10 +21,12 @@ from ntk_jax.checkpoint.note import named_leaves
 from ntk_jax.data import retrieval
 from ntk_jax.data.mixture import Mixture
 from ntk_jax.data.text import Corpus
-from ntk_jax.model.transformer import ModelConfig, init_params
+from ntk_jax.model import ModelConfig, init_params
+from ntk_jax.objective import Objective
+from ntk_jax.optimizer import adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.step import init_state, train_step
+from ntk_jax.step import StepConfig, init_state, train_step
 
 CONFIG = ModelConfig(
   vocab=retrieval.VOCAB,
@@ -35,6 +37,7 @@ CONFIG = ModelConfig(
   head_dim=4,
   mlp_dim=8,
 )
+STEP = StepConfig(Objective(CONFIG), adamw())
 LENGTH = 32
 
 
@@ -48,7 +51,7 @@ def main(folder: Path, steps: int, save_every: int) -> None:
   """Goes on from the newest checkpoint to the last step."""
   mixture = made_up_text()
   arrays = Scheme(RopeSpec('default', 4)).arrays(LENGTH, np.arange(LENGTH))
-  state, start = init_state(init_params(jax.random.key(0), CONFIG)), 0
+  state, start = init_state(init_params(jax.random.key(0), CONFIG), STEP), 0
   with (
     StopSignals() as stop,
     Checkpoints(folder, run={'model': CONFIG, 'seed': 0}) as checkpoints,
@@ -61,9 +64,9 @@ def main(folder: Path, steps: int, save_every: int) -> None:
     print(f'start {start}', flush=True)
     for step in range(start, steps):
       state, metrics = train_step(
-        state, mixture.batch(step), arrays, np.float32(0.01), config=CONFIG
+        state, mixture.batch(step), arrays, np.float32(0.01), config=STEP
       )
-      log.write(f'{step} {float(metrics.text_loss).hex()}\n')
+      log.write(f'{step} {float(metrics.text).hex()}\n')
       log.flush()
       done = step + 1
       stopping = stop.agreed(done)

@@ -61,16 +61,16 @@ def decoder(
 ) -> np.ndarray:
   """Logits of one row."""
   c, T = config, len(row)
-  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  held: Any = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   position = np.arange(T) if positions is None else positions
   segment = np.ones(T) if segments is None else segments
 
   def normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return norm(x, weight, c.norm_eps, c.norm_offset)
 
-  x = params.embed[row] * (np.sqrt(c.dim) if c.scale_embed else 1)
+  x = held.embed[row] * (np.sqrt(c.dim) if c.scale_embed else 1)
   for number, plan_number in enumerate(c.plan):
-    w = {name: leaf[number] for name, leaf in params.layers.items()}
+    w = {name: leaf[number] for name, leaf in held.layers.items()}
     plan = plans[plan_number]
 
     def project(h: np.ndarray, name: str, w: Any = w) -> np.ndarray:
@@ -84,8 +84,8 @@ def decoder(
     hidden = gate_of(project(h, 'gate'), c.activation) * project(h, 'up')
     out = project(hidden, 'down')
     x = x + (normed(out, w['mlp_post_norm']) if c.post_norms else out)
-  last = params.embed.T if c.tied else params.unembed
-  return capped(normed(x, params.final_norm) @ last, c.logit_soft_cap)
+  last = held.embed.T if c.tied else held.unembed
+  return capped(normed(x, held.final_norm) @ last, c.logit_soft_cap)
 
 
 def attend(

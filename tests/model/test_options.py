@@ -226,6 +226,25 @@ def test_kept_tokens_alone_reach_the_middle_layers() -> None:
   assert np.array_equal(found[0][before], changed[0][before])
 
 
+def test_kept_tokens_need_two_layers_and_no_cache() -> None:
+  one = dataclasses.replace(CONFIG, layers=1)
+  kept = Controls(kept=np.array([[0, 1]]))
+  row = ids(1, 4)
+  with pytest.raises(ConfigError, match='kept tokens with 1 layers'):
+    forward(drawn(one), one, row, None, None, plain(4), controls=kept)
+  with pytest.raises(ConfigError, match='and a cache'):
+    forward(
+      drawn(CONFIG),
+      CONFIG,
+      row,
+      None,
+      None,
+      plain(4),
+      cache=empty_cache(CONFIG, 1, 4),
+      controls=kept,
+    )
+
+
 def test_every_token_may_have_its_own_rope() -> None:
   """Short documents keep the frequencies, long ones are rescaled."""
   params, row = drawn(CONFIG), ids(1, 13)
@@ -339,6 +358,22 @@ def test_bfloat16_computes_near_float32_and_holds_float32_logits() -> None:
 
   grads = jax.grad(loss)(params)
   assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
+
+
+def test_the_output_gain_is_of_the_output_projection_alone() -> None:
+  plain_start = init_params(jax.random.key(0), CONFIG)
+  config = dataclasses.replace(CONFIG, out_gain=1.5)
+  found = init_params(jax.random.key(0), config)
+  for name, leaf in found.layers.items():
+    gain = 1.5 if name == 'out' else 1.0
+    np.testing.assert_allclose(leaf, gain * plain_start.layers[name], rtol=1e-6)
+
+
+def test_an_option_more_changes_no_other_start() -> None:
+  config = dataclasses.replace(CONFIG, qkv_bias=True, qk_norm=True, tied=False)
+  more = init_params(jax.random.key(0), config)
+  for name, leaf in init_params(jax.random.key(0), CONFIG).layers.items():
+    assert np.array_equal(leaf, more.layers[name])
 
 
 COUNTS = {

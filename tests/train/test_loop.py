@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,21 @@ import jax
 import numpy as np
 import pytest
 
-from ntk_jax import train
-from ntk_jax.checkpoint import load_tree
 from ntk_jax.data import retrieval
-from ntk_jax.data.mixture import Batch, Mixture
+from ntk_jax.data.batch import Batch
+from ntk_jax.data.mixture import Mixture
 from ntk_jax.data.text import Corpus
-from ntk_jax.errors import NumericsError, WorkdirError
+from ntk_jax.errors import CheckpointError, NumericsError, Stopped
+from ntk_jax.metrics.jsonl import read_lines
 from ntk_jax.model import ModelConfig, Params, init_params
-from ntk_jax.optimizer import Schedule
+from ntk_jax.objective import Objective
+from ntk_jax.optimizer import Schedule, adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.step import init_state
-from ntk_jax.train import Trained, fit
+from ntk_jax.step import StepConfig, init_state
+from ntk_jax.temperature import Temperature
+from ntk_jax.train import Loop, Trained, fit
+from ntk_jax.train import loop as loop_module
 
 CONFIG = ModelConfig(
   vocab=retrieval.VOCAB,
@@ -33,8 +38,9 @@ CONFIG = ModelConfig(
   head_dim=4,
   mlp_dim=8,
 )
+STEP = StepConfig(Objective(CONFIG), adamw())
+PLAIN = Scheme(RopeSpec('default', 4))
 SCHEDULE = Schedule(peak=1e-2, steps=12, warmup=3)
-TOKENS = 2 * 32
 
 
 class Killed(BaseException):
@@ -50,31 +56,34 @@ def mixture() -> Mixture:
 
 def run(
   mixture: Mixture,
-  path: Path,
+  folder: Path,
   *,
   schedule: Schedule = SCHEDULE,
+  scheme: Scheme = PLAIN,
   save_every: int = 4,
+  log_every: int = 1,
   kill_after: int = 99,
+  about: dict[str, Any] | None = None,
 ) -> tuple[Trained, int]:
   """A run, and the steps that it took; killed after some of them."""
   counted: list[int] = []
 
-  def advance(tokens: int) -> None:
-    counted.append(tokens)
+  def observe(step: int, *_: Any) -> dict[str, float]:
+    counted.append(step)
     if len(counted) == kill_after:
       raise Killed
+    return {'seen': len(counted)}
 
   trained = fit(
-    init_params(jax.random.key(0), CONFIG),
-    CONFIG,
-    Scheme(RopeSpec('default', 4)),
+    init_state(init_params(jax.random.key(0), CONFIG), STEP),
+    [scheme],
     mixture,
-    schedule,
-    path=path,
-    save_every=save_every,
-    advance=advance,
+    Loop(STEP, schedule, save_every, log_every=log_every),
+    folder=folder,
+    about=about,
+    observe=observe,
   )
-  assert set(counted) <= {TOKENS}
+  assert counted == list(range(schedule.steps - len(counted), schedule.steps))
   return trained, len(counted)
 
 
@@ -111,7 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
   kill_after: int,
   steps_left: int,
 ) -> None:
-  path = tmp_path / 'a.safetensors'
+  path = tmp_path / 'a'
   with pytest.raises(Killed):
     run(mixture, path, kill_after=kill_after)
   trained, steps = run(mixture, path)
@@ -122,7 +131,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 def test_often_killed(
   mixture: Mixture, straight: Trained, tmp_path: Path
 ) -> None:
-  path = tmp_path / 'a.safetensors'
+  path = tmp_path / 'a'
   for kill_after in (5, 6, 3):
     with pytest.raises(Killed):
       run(mixture, path, kill_after=kill_after, save_every=2)
@@ -133,7 +142,7 @@ def test_often_killed(
 def test_a_finished_run_is_read(
   mixture: Mixture, straight: Trained, tmp_path: Path
 ) -> None:
-  path = tmp_path / 'a.safetensors'
+  path = tmp_path / 'a'
   first, _ = run(mixture, path)
   again, steps = run(mixture, path)
   assert steps == 0
@@ -147,66 +156,121 @@ def test_what_is_recorded(straight: Trained) -> None:
   assert 7.5 < straight.text_loss[0] < 10
   assert 7.5 < straight.retrieval_loss[0] < 10
   assert straight.text_loss[-1] < straight.text_loss[0]
-  assert all(isinstance(x, np.ndarray) for x in straight.params.layers.values())
   assert json.dumps(straight.text_loss)
 
 
-def test_the_start_is_not_changed(mixture: Mixture, tmp_path: Path) -> None:
-  params = jax.device_get(init_params(jax.random.key(0), CONFIG))
-  before = jax.tree.map(np.copy, params)
-  scheme = Scheme(RopeSpec('default', 4))
-  for start in (params, jax.tree.map(jax.numpy.asarray, params)):
-    fit(
-      start,
-      CONFIG,
-      scheme,
-      mixture,
-      Schedule(1e-2, 2, 0),
-      path=tmp_path / str(type(start.embed)),
-      save_every=1,
+def test_a_line_per_step_has_what_was_measured(
+  mixture: Mixture, straight: Trained, tmp_path: Path
+) -> None:
+  run(mixture, tmp_path, log_every=5)
+  lines = read_lines(tmp_path / 'metrics.jsonl')
+  assert [line['step'] for line in lines] == list(range(12))
+  assert [line['seen'] for line in lines] == list(range(1, 13))
+  for line, bits in zip(lines, straight.text_loss):
+    np.testing.assert_allclose(line['text'] / np.log(2), bits, atol=1e-5)
+    both = line['text'] + 0.5 * line['answers']
+    np.testing.assert_allclose(line['loss'], both / 1.5, rtol=1e-5)
+    assert line['skipped'] == 0
+    groups = [line[name] for name in line if name.startswith('grad/')]
+    np.testing.assert_allclose(
+      np.sqrt(np.square(groups).sum()), line['grad_norm'], rtol=1e-5
     )
-    same = jax.tree.map(np.array_equal, before, jax.device_get(start))
-    assert all(jax.tree.leaves(same))
 
 
-def test_a_damaged_checkpoint_stops_the_run(
-  mixture: Mixture, tmp_path: Path
+def test_another_run_is_refused(mixture: Mixture, tmp_path: Path) -> None:
+  run(mixture, tmp_path, about={'model': {'dim': 8}})
+  with pytest.raises(CheckpointError, match=r'model\.dim'):
+    run(mixture, tmp_path, about={'model': {'dim': 16}})
+
+
+def test_a_damaged_checkpoint_costs_its_steps_only(
+  mixture: Mixture, straight: Trained, tmp_path: Path
 ) -> None:
-  path = tmp_path / 'a.safetensors'
-  run(mixture, path)
-  path.write_bytes(path.read_bytes()[:-8])
-  with pytest.raises(WorkdirError, match=r'a\.safetensors is not a whole'):
-    run(mixture, path)
+  run(mixture, tmp_path)
+  newest = tmp_path / 'checkpoints' / '12'
+  shutil.rmtree(newest / 'arrays')
+  trained, steps = run(mixture, tmp_path)
+  assert steps == 4
+  assert_same_run(trained, straight)
+  assert (tmp_path / 'checkpoints' / 'bad-12').exists()
 
 
-def test_a_scheme_sees_the_length_of_the_rows(
-  mixture: Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(
+  mixture: Mixture,
+  straight: Trained,
+  tmp_path: Path,
+  monkeypatch: pytest.MonkeyPatch,
+  number: signal.Signals,
 ) -> None:
-  seen = []
-  step = train.train_step
+  step, taken = loop_module.train_step, []
+
+  def signalled(*args: Any, **options: Any) -> Any:
+    taken.append(1)
+    if len(taken) == 6:
+      signal.raise_signal(number)
+    return step(*args, **options)
+
+  monkeypatch.setattr(loop_module, 'train_step', signalled)
+  with pytest.raises(Stopped) as stopped:
+    run(mixture, tmp_path)
+  assert stopped.value.step == 6
+  assert stopped.value.code == (130 if number == signal.SIGINT else 0)
+  trained, steps = run(mixture, tmp_path)
+  assert steps == 6
+  assert_same_run(trained, straight)
+
+
+def seen_arrays(
+  monkeypatch: pytest.MonkeyPatch, mixture: Mixture, path: Path, scheme: Scheme
+) -> Any:
+  """What entered the first step."""
+  seen, step = [], loop_module.train_step
 
   def spy(state: Any, batch: Any, arrays: Any, *rest: Any, **options: Any):
     seen.append(arrays)
     return step(state, batch, arrays, *rest, **options)
 
-  monkeypatch.setattr(train, 'train_step', spy)
-  spec = RopeSpec('dynamic', 4, factor=1.0, original_length=8)
-  scheme = Scheme(spec)
-  fit(
-    init_params(jax.random.key(0), CONFIG),
-    CONFIG,
-    scheme,
-    mixture,
-    Schedule(1e-2, 1, 0),
-    path=tmp_path / 'a',
-    save_every=1,
-  )
+  monkeypatch.setattr(loop_module, 'train_step', spy)
+  run(mixture, path, schedule=Schedule(1e-2, 1, 0), scheme=scheme)
+  return seen[0][0]
+
+
+def test_a_scheme_sees_the_length_of_the_rows(
+  mixture: Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  scheme = Scheme(RopeSpec('dynamic', 4, factor=1.0, original_length=8))
+  found = seen_arrays(monkeypatch, mixture, tmp_path, scheme)
   expected = scheme.arrays(32, np.arange(32))
-  for x, y in zip(seen[0], expected, strict=True):
+  for x, y in zip(found, expected, strict=True):
     assert np.array_equal(x, y)
-  assert not np.array_equal(
-    seen[0].phases, scheme.arrays(8, np.arange(8)).phases
-  )
+  short = scheme.arrays(8, np.arange(8)).phases
+  assert not np.array_equal(found.phases, short)
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed(Mixture):
+  """Two documents in every row."""
+
+  def batch(self, step: int) -> Batch:
+    batch = super().batch(step)
+    half = np.arange(self.length) // (self.length // 2)
+    rows = np.ones((self.rows, 1), np.int32)
+    return batch._replace(
+      positions=rows * (np.arange(self.length) % (self.length // 2)),
+      segments=(rows * (half + 1)).astype(np.int32),
+    )
+
+
+def test_a_temperature_follows_positions_in_documents(
+  mixture: Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  scheme = Scheme(RopeSpec('default', 4), Temperature('logn', length=4))
+  packed = Packed(mixture.corpus, 2, 32, seed=0)
+  found = seen_arrays(monkeypatch, packed, tmp_path, scheme).q_scale
+  assert found.shape == (2, 32)
+  np.testing.assert_array_equal(found[:, :16], found[:, 16:])
+  assert found[0, 15] > found[0, 3] == 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +282,7 @@ class Poisoned(Mixture):
   def batch(self, step: int) -> Batch:
     batch = super().batch(step)
     if step in self.bad:
-      batch.text[:] = np.inf
+      batch.weights[:] = np.inf
     return batch
 
 
@@ -237,7 +301,7 @@ def test_ten_bad_steps_in_a_row_stop_the_run(
     run(poisoned(mixture, *range(5, 25)), path, schedule=LONG)
   message = str(error.value)
   assert 'stopped at step 14: 10 steps in a row' in message
-  assert 'lower the learning rate' in message
+  assert 'lower learning rate' in message
   # The count survives a restart: it stops at the same step.
   with pytest.raises(NumericsError, match='stopped at step 14'):
     run(poisoned(mixture, *range(5, 25)), path, schedule=LONG)
@@ -251,9 +315,8 @@ def test_nine_bad_steps_in_a_row_are_skipped(
   trained, steps = run(poisoned(mixture, *bad), path, schedule=LONG)
   assert steps == 25
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(trained.params))
-  state = init_state(init_params(jax.random.key(0), CONFIG))
-  _, log = load_tree(path, state)
-  assert log['skipped'] == 0
+  lines = read_lines(path / 'metrics.jsonl')
+  assert [line['step'] for line in lines if line['skipped']] == bad
 
 
 def test_skipped_steps_leave_no_trace_in_the_parameters(

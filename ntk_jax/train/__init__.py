@@ -1,0 +1,33 @@
+"""Training: a loop from batches to parameters, and a whole run by a config.
+
+`run` loads what reads data ahead on first use; the loop does without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ntk_jax.train.loop import Loop, Source, Stream, Trained, fit
+from ntk_jax.train.settings import SchemeConfig, TrainConfig
+
+if TYPE_CHECKING:
+  from ntk_jax.train.job import run
+
+__all__ = [
+  'Loop',
+  'SchemeConfig',
+  'Source',
+  'Stream',
+  'TrainConfig',
+  'Trained',
+  'fit',
+  'run',
+]
+
+
+def __getattr__(name: str) -> Any:
+  if name == 'run':
+    from ntk_jax.train.job import run
+
+    return run
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,237 @@
+"""The settings of a training run, all checked at once before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ntk_jax.data.settings import DataConfig
+from ntk_jax.errors import ConfigError
+from ntk_jax.guard import GuardConfig
+from ntk_jax.model.config import ModelConfig
+from ntk_jax.objective import Objective
+from ntk_jax.optimizer import OptimizerConfig
+from ntk_jax.rope.spec import RopeSpec
+from ntk_jax.scheme import Scheme
+from ntk_jax.sharding import MeshConfig
+from ntk_jax.step import StepConfig
+from ntk_jax.temperature import Temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class SchemeConfig:
+  """How positions enter the layers of one number in the layer plan.
+
+  Attributes:
+    method: a name of `ntk_jax.rope.METHODS`; 'proportional' with
+      partial_rotary_factor 0 is NoPE.
+    theta: base of the frequencies; None is the model's rope_theta.
+    partial_rotary_factor: share of a head that turns.
+    original_length: L0, where the method needs it.
+    factor: the method's scale.
+    attention_factor: of cos and sin; None is the method's own.
+    options: other settings of the method, by name.
+    modifiers: names of rope modifiers.
+    temperature: a kind of `ntk_jax.temperature.Temperature`, or None.
+    temperature_options: its settings, by name.
+    window: keys that a query sees, or None for all.
+  """
+
+  method: str = 'default'
+  theta: float | None = None
+  partial_rotary_factor: float = 1.0
+  original_length: int | None = None
+  factor: float | None = None
+  attention_factor: float | None = None
+  options: Any = dataclasses.field(default_factory=dict)
+  modifiers: tuple[str, ...] = ()
+  temperature: str | None = None
+  temperature_options: Any = dataclasses.field(default_factory=dict)
+  window: int | None = None
+
+  def __hash__(self) -> int:
+    """Options are mappings: their text stands for them."""
+    return hash(repr(self))
+
+  def scheme(self, model: ModelConfig) -> Scheme:
+    """The scheme of a model's heads.
+
+    Raises:
+      ConfigError: as `RopeSpec`, `Temperature` and `Scheme` do.
+    """
+    spec = RopeSpec(
+      self.method,
+      model.head_dim,
+      theta=model.rope_theta if self.theta is None else self.theta,
+      partial_rotary_factor=self.partial_rotary_factor,
+      original_length=self.original_length,
+      factor=self.factor,
+      attention_factor=self.attention_factor,
+      options=self.options,
+      modifiers=self.modifiers,
+    )
+    for name in ('options', 'temperature_options'):
+      value = getattr(self, name)
+      if not isinstance(value, Mapping) or 'kind' in value:
+        raise ConfigError(
+          f'{name} is {value!r}: it holds settings by name, such as '
+          "{'length': 4096}"
+        )
+    kind, options = self.temperature, dict(self.temperature_options)
+    temperature = None if kind is None else Temperature(kind, **options)
+    return Scheme(spec, temperature, self.window)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """A training run.
+
+  Attributes:
+    model: shape of the decoder.
+    data: text, rows and batches.
+    optimizer: AdamW, its learning rate and the number of steps.
+    schemes: one for each number in the model's layer plan.
+    mesh: devices along each axis; their product is the number of devices.
+    guard: when a step is skipped.
+    z_loss: weight of the squared log-partition.
+    loss_chunk: tokens of a device whose logits exist at a time; None chooses.
+    microbatches: parts of a batch whose gradients are made one by one.
+    seed: of the initial parameters.
+    save_every: steps between checkpoints.
+    keep: newest checkpoints that stay.
+    log_every: steps whose metrics are fetched together.
+  """
+
+  model: ModelConfig
+  data: DataConfig
+  optimizer: OptimizerConfig
+  schemes: tuple[SchemeConfig, ...] = (SchemeConfig(),)
+  mesh: MeshConfig = MeshConfig()
+  guard: GuardConfig = GuardConfig()
+  z_loss: float = 0.0
+  loss_chunk: int | None = None
+  microbatches: int = 1
+  seed: int = 0
+  save_every: int = 100
+  keep: int = 3
+  log_every: int = 10
+
+  @property
+  def step(self) -> StepConfig:
+    """What is compiled."""
+    return StepConfig(
+      Objective(self.model, self.z_loss, self.loss_chunk),
+      self.optimizer.transform(),
+      self.guard,
+      self.microbatches,
+    )
+
+  def build_schemes(self) -> tuple[Scheme, ...]:
+    """The schemes of the layer plan."""
+    return tuple(scheme.scheme(self.model) for scheme in self.schemes)
+
+  def validate(self, devices: int, hosts: int = 1) -> None:
+    """Raises ConfigError that names everything that is wrong.
+
+    Args:
+      devices: that there are, on all hosts.
+      hosts: processes that share them.
+    """
+    wrong = [f'model: {text}' for text in self.model.problems()]
+    for name, check in (
+      ('data', lambda: self.data.validate(hosts=hosts)),
+      ('optimizer', self.optimizer.validate),
+      ('guard', self.guard.validate),
+    ):
+      wrong += _caught(name, check)
+    wrong += self.mesh.problems(devices) + self._own_problems()
+    if not wrong:
+      wrong += self._scheme_problems() + self._fit_problems(hosts)
+    if wrong:
+      raise ConfigError('; '.join(wrong))
+
+  def _own_problems(self) -> list[str]:
+    wrong = [
+      f'{name} is {getattr(self, name)}, must be at least {least}'
+      for name, least in (
+        ('microbatches', 1),
+        ('save_every', 1),
+        ('keep', 1),
+        ('log_every', 1),
+        ('seed', 0),
+      )
+      if getattr(self, name) < least
+    ]
+    if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
+      wrong.append(f'z_loss is {self.z_loss}, must be finite, 0 or more')
+    if self.loss_chunk is not None and self.loss_chunk < 1:
+      wrong.append(f'loss_chunk is {self.loss_chunk}, must be at least 1')
+    numbers = max(self.model.plan, default=0) + 1
+    if numbers > len(self.schemes):
+      wrong.append(
+        f'layer_plan names scheme {numbers - 1}, schemes has '
+        f'{len(self.schemes)}: give one for each number from 0'
+      )
+    return wrong
+
+  def _scheme_problems(self) -> list[str]:
+    return [
+      text
+      for number, config in enumerate(self.schemes)
+      for text in _caught(f'schemes[{number}]', lambda c=config: self._try(c))
+    ]
+
+  def _try(self, config: SchemeConfig) -> None:
+    """Raises ConfigError for a scheme that cannot be made or trained with."""
+    scheme = config.scheme(self.model)
+    if scheme.per_length:
+      raise ConfigError(
+        f'the frequencies of {config.method} depend on the length of each '
+        'document, and packed rows hold several: train with a method of fixed '
+        'frequencies'
+      )
+    scheme.arrays(None, np.arange(1))
+
+  def _fit_problems(self, hosts: int) -> list[str]:
+    """What the mesh cannot split evenly."""
+    model, data, mesh = self.model, self.data, self.mesh
+    parts = mesh.batch * self.microbatches
+    rows = [
+      ('data.batch_rows', data.batch_rows, parts, 'data x fsdp x microbatches'),
+      ('model.heads', model.heads, mesh.tensor, 'tensor'),
+      ('model.mlp_dim', model.mlp_dim, mesh.tensor, 'tensor'),
+      ('model.vocab', model.vocab, mesh.tensor, 'tensor'),
+      ('model.dim', model.dim, mesh.fsdp, 'fsdp'),
+      ('data x fsdp', mesh.batch, hosts, 'the number of hosts'),
+    ]
+    wrong = [
+      f'{name} is {count}: {what} is {size}, so it must be a multiple of {size}'
+      for name, count, size, what in rows
+      if count % size
+    ]
+    tokens = data.batch_rows * data.max_length // parts
+    if not wrong and tokens % mesh.tensor:
+      wrong.append(
+        f'{tokens} tokens per device and microbatch: tensor is {mesh.tensor}, '
+        f'so their number must be a multiple of {mesh.tensor}'
+      )
+    kv = model.kv_heads
+    if kv % mesh.tensor and mesh.tensor % kv:
+      wrong.append(
+        f'model.kv_heads is {kv} and tensor {mesh.tensor}: one must divide the '
+        'other, so that shards hold whole heads or copies of one'
+      )
+    return wrong
+
+
+def _caught(name: str, check: Callable[[], object]) -> list[str]:
+  try:
+    check()
+  except ConfigError as error:
+    text = str(error).removeprefix(f'{name}: ')
+    return [f'{name}: {text}']
+  return []
