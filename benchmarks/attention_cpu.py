@@ -12,21 +12,18 @@ not run. Run from the root of a clone:
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import functools
 import importlib
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import page
 from ntk_jax.attention import attention
 from ntk_jax.mask import Mask
 from ntk_jax.typing import Array, NDArray
@@ -217,28 +214,15 @@ def length_rows(length: int, window: int | None, repeats: int) -> list[str]:
   return table
 
 
-def cpu() -> str:
-  """The processor, as it names itself."""
-  info = Path('/proc/cpuinfo')
-  lines = info.read_text().splitlines() if info.exists() else []
-  names = [
-    line.split(':')[1] for line in lines if line.startswith('model name')
-  ]
-  return (names or [platform.processor()])[0].strip()
-
-
-def versions() -> str:
-  """Of everything that was measured."""
-  found = f'jax {jax.__version__}, numpy {np.__version__}'
+def torch_version() -> str:
+  """Of the peer, if it is installed."""
   torch = imported_torch()
-  return (
-    f'{found}, {"no torch" if torch is None else "torch " + torch.__version__}'
-  )
+  return 'no torch' if torch is None else f'torch {torch.__version__}'
 
 
 def report(repeats: int) -> str:
   """Runs everything; the results as Markdown."""
-  load = os.getloadavg()[0]
+  load = page.load()
   bars = [row for bar in BARS for row in bar_rows(*bar, repeats)]
   lengths = [
     row
@@ -252,9 +236,7 @@ def report(repeats: int) -> str:
       '# Attention on a CPU',
       '',
       f'`python -m benchmarks.attention_cpu --repeats={repeats}`, '
-      f'{datetime.date.today()}, {jax.default_backend()}: {cpu()}, '
-      f'{os.cpu_count()} cores, load average {load:.1f} at the start; '
-      f'{versions()}, Python {platform.python_version()}.',
+      f'{page.conditions(load, torch_version())}.',
       '',
       f'{HEADS} heads of {HEAD_DIM}, float32, causal. Milliseconds, median of '
       f'{repeats} turns; ratios are time of the peer / time of ours, forward + '
@@ -279,17 +261,5 @@ def report(repeats: int) -> str:
   )
 
 
-def main() -> None:
-  """Prints the results, and writes them where --out says."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=11)
-  parser.add_argument('--out', type=Path, help='a Markdown file to write')
-  args = parser.parse_args()
-  text = report(args.repeats)
-  print(text)
-  if args.out:
-    args.out.write_text(text)
-
-
 if __name__ == '__main__':
-  main()
+  page.main(report, __doc__, repeats=11)

@@ -9,20 +9,15 @@ memory. Run from the root of a clone:
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.rope import cpu
+from benchmarks import page
 from ntk_jax.data import retrieval
 from ntk_jax.data.batch import Batch
 from ntk_jax.model import ModelConfig, forward, init_params
@@ -145,7 +140,7 @@ def row(
 
 def report(repeats: int) -> str:
   """Runs everything; the results as Markdown."""
-  load = os.getloadavg()[0]
+  load = page.load()
   rows = []
   for name, pattern, depths in PLANS:
     for what in WHAT:
@@ -158,9 +153,7 @@ def report(repeats: int) -> str:
       '# Compile time by depth',
       '',
       f'`python -m benchmarks.compile --repeats={repeats}`, '
-      f'{datetime.date.today()}, {jax.default_backend()}: {cpu()}, '
-      f'{os.cpu_count()} cores, load average {load:.1f} at the start; '
-      f'jax {jax.__version__}, Python {platform.python_version()}.',
+      f'{page.conditions(load)}.',
       '',
       f'The default model but for its depth, {ROWS} rows of {LENGTH}; the '
       'train step has packed rows, the forward pass plain ones. Seconds, '
@@ -177,17 +170,5 @@ def report(repeats: int) -> str:
   )
 
 
-def main() -> None:
-  """Prints the results, and writes them where --out says."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--out', type=Path, help='a Markdown file to write')
-  args = parser.parse_args()
-  text = report(args.repeats)
-  print(text)
-  if args.out:
-    args.out.write_text(text)
-
-
 if __name__ == '__main__':
-  main()
+  page.main(report, __doc__, repeats=5)

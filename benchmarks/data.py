@@ -11,13 +11,10 @@ waited for its batch. Run from the root of a clone:
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import datetime
 import itertools
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.rope import cpu
+from benchmarks import page
 from ntk_jax.attention import attention
 from ntk_jax.data import retrieval
 from ntk_jax.data.batch import Batch
@@ -164,7 +161,7 @@ def describe(name: str, still: Turns, moving: Turns) -> str:
 
 def report(repeats: int, steps: int) -> str:
   """Runs everything; the results as Markdown."""
-  load = os.getloadavg()[0]
+  load = page.load()
   corpus = load_corpus(shortest=1)
   rows = [
     compare(name, dataclasses.replace(CONFIG, **change), corpus, repeats, steps)
@@ -176,10 +173,7 @@ def report(repeats: int, steps: int) -> str:
       '# What the data pipeline costs a train step',
       '',
       f'`python -m benchmarks.data --repeats={repeats} --steps={steps}`, '
-      f'{datetime.date.today()}, {jax.default_backend()}: {cpu()}, '
-      f'{os.cpu_count()} cores, load average {load:.1f} at the start; '
-      f'jax {jax.__version__}, grain {grain.__version__}, '
-      f'numpy {np.__version__}, Python {platform.python_version()}.',
+      f'{page.conditions(load, f"grain {grain.__version__}")}.',
       '',
       f'A step of a small decoder on {tokens} tokens in rows of {LENGTH}, cut '
       f'from packed rows of {CONFIG.max_length}; half of the rows are '
@@ -198,18 +192,5 @@ def report(repeats: int, steps: int) -> str:
   )
 
 
-def main() -> None:
-  """Prints the results, and writes them where --out says."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=15)
-  parser.add_argument('--steps', type=int, default=8)
-  parser.add_argument('--out', type=Path, help='a Markdown file to write')
-  args = parser.parse_args()
-  text = report(args.repeats, args.steps)
-  print(text)
-  if args.out:
-    args.out.write_text(text)
-
-
 if __name__ == '__main__':
-  main()
+  page.main(report, __doc__, repeats=15, steps=8)

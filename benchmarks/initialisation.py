@@ -9,22 +9,17 @@ Run from the root of a clone:
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import datetime
 import functools
 import math
-import os
-import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.rope import cpu
+from benchmarks import page
 from ntk_jax import initializers
 from ntk_jax.attention import attention
 from ntk_jax.data.text import BYTES, load_corpus, spread_rows
@@ -300,6 +295,7 @@ def facts(rho: dict[int, float]) -> list[str]:
 
 def report(draws: int, rows: int, deep_rows: int) -> str:
   """Measures everything; the results as Markdown."""
+  load = page.load()
   text = text_rows(draws, rows)
   rho = mean_rho(text)
   lines = [line(case, text) for case in IID]
@@ -313,11 +309,8 @@ def report(draws: int, rows: int, deep_rows: int) -> str:
       '# Attention at initialisation against length',
       '',
       f'`python -m benchmarks.initialisation --draws={draws} --rows={rows} '
-      f'--deep_rows={deep_rows}`, {datetime.date.today()}, '
-      f'{jax.default_backend()}: {cpu()}, {os.cpu_count()} cores; jax '
-      f'{jax.__version__}, numpy {np.__version__}, Python '
-      f'{platform.python_version()}; {corpus.name}, fingerprint '
-      f'{corpus.fingerprint}.',
+      f'--deep_rows={deep_rows}`, {page.conditions(load)}; {corpus.name}, '
+      f'fingerprint {corpus.fingerprint}.',
       '',
       f'Var(out) / Var(v) at the last {LAST} positions of n tokens, before '
       f'training: {LAYERS} pre-norm layers, D {D}, {N} heads of {H}, SwiGLU '
@@ -339,19 +332,5 @@ def report(draws: int, rows: int, deep_rows: int) -> str:
   )
 
 
-def main() -> None:
-  """Prints the results, and writes them where --out says."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--draws', type=int, default=8)
-  parser.add_argument('--rows', type=int, default=16)
-  parser.add_argument('--deep_rows', type=int, default=4)
-  parser.add_argument('--out', type=Path, help='a Markdown file to write')
-  args = parser.parse_args()
-  text = report(args.draws, args.rows, args.deep_rows)
-  print(text)
-  if args.out:
-    args.out.write_text(text)
-
-
 if __name__ == '__main__':
-  main()
+  page.main(report, __doc__, draws=8, rows=16, deep_rows=4)

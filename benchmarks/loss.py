@@ -9,19 +9,15 @@ XLA plans it. Run from the root of a clone:
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import page
 from ntk_jax.loss import chunked_cross_entropy, cross_entropy
 from ntk_jax.typing import Array, NDArray
 
@@ -98,11 +94,7 @@ def report(repeats: int) -> str:
     '# The chunked loss on a CPU',
     '',
     f'`python -m benchmarks.loss --repeats={repeats}`, '
-    f'{datetime.date.today()}, {jax.devices()[0].platform}: '
-    f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, '
-    f'load average {os.getloadavg()[0]:.1f} at the start; jax '
-    f'{jax.__version__}, numpy {np.__version__}, Python '
-    f'{platform.python_version()}.',
+    f'{page.conditions(page.load())}.',
     '',
     'Plain / chunked, a tied embedding, default chunk. Milliseconds are '
     f'medians of {repeats} turns; ratios are plain / chunked within a turn, '
@@ -118,16 +110,5 @@ def report(repeats: int) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def main() -> None:
-  """Measures and writes the page."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=11)
-  parser.add_argument('--out', type=Path)
-  args = parser.parse_args()
-  page = report(args.repeats)
-  if args.out:
-    args.out.write_text(page)
-
-
 if __name__ == '__main__':
-  main()
+  page.main(report, __doc__, repeats=11)

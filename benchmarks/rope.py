@@ -8,15 +8,10 @@ their times, turn by turn. Run from the root of a clone:
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import functools
 import inspect
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import page
 from ntk_jax.data import retrieval
 from ntk_jax.data.batch import Batch
 from ntk_jax.model import ModelConfig, init_params, parameter_count, transformer
@@ -133,19 +129,9 @@ def compare(name: str, runs: tuple[Run, Run], repeats: int, calls: int) -> str:
   return row
 
 
-def cpu() -> str:
-  """The processor, as it names itself."""
-  info = Path('/proc/cpuinfo')
-  lines = info.read_text().splitlines() if info.exists() else []
-  names = [
-    line.split(':')[1] for line in lines if line.startswith('model name')
-  ]
-  return (names or [platform.processor()])[0].strip()
-
-
 def report(repeats: int) -> str:
   """Runs everything; the results as Markdown."""
-  load = os.getloadavg()[0]
+  load = page.load()
   rows = [
     compare(
       f'table, T = {length}, P = 64',
@@ -172,10 +158,7 @@ def report(repeats: int) -> str:
       '# Exact angles against float32 angles',
       '',
       f'`python -m benchmarks.rope --repeats={repeats}`, '
-      f'{datetime.date.today()}, {jax.default_backend()}: {cpu()}, '
-      f'{os.cpu_count()} cores, load average {load:.1f} at the start; '
-      f'jax {jax.__version__}, numpy {np.__version__}, '
-      f'Python {platform.python_version()}.',
+      f'{page.conditions(load)}.',
       '',
       f'Median of {repeats} turns in milliseconds; the ratio is exact / '
       'float32 within a turn, with its quartiles. Below 1, exact is faster.',
@@ -188,17 +171,5 @@ def report(repeats: int) -> str:
   )
 
 
-def main() -> None:
-  """Prints the results, and writes them where --out says."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=21)
-  parser.add_argument('--out', type=Path, help='a Markdown file to write')
-  args = parser.parse_args()
-  text = report(args.repeats)
-  print(text)
-  if args.out:
-    args.out.write_text(text)
-
-
 if __name__ == '__main__':
-  main()
+  page.main(report, __doc__, repeats=21)

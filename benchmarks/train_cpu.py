@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -30,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import page
 from benchmarks.others import Patience, Timed
-from benchmarks.rope import cpu
 from benchmarks.train_torch import Step, serve
 from ntk_jax.data.batch import NO_TARGET, Batch
 from ntk_jax.model import (
@@ -329,7 +327,7 @@ def quietness(length: int, others: NDArray) -> str:
 
 def report(args: argparse.Namespace) -> str:
   """Runs everything; the results as Markdown."""
-  load = os.getloadavg()[0]
+  load = page.load()
   table, verdicts, quiet, abouts = [], [], [], {}
   for length in BARS:
     seconds, on_cpu, others, abouts = measure(length, args)
@@ -346,10 +344,7 @@ def report(args: argparse.Namespace) -> str:
       f'`python -m benchmarks.train_cpu --repeats={args.repeats} '
       f'--steps={args.steps} --patience={args.patience:g} '
       f'--cores={args.cores}`, '
-      f'{datetime.date.today()}, {jax.default_backend()}: {cpu()}, '
-      f'{os.cpu_count()} cores, load average {load:.1f} at the start; '
-      f'jax {jax.__version__}, numpy {np.__version__}, '
-      f'{abouts["torch"]["versions"]}, Python {platform.python_version()}.',
+      f'{page.conditions(load, abouts["torch"]["versions"])}.',
       '',
       f'{size:.1f}M parameters (D {CONFIG.dim}, L {CONFIG.layers}, '
       f'H {CONFIG.heads} x {CONFIG.head_dim}, F {CONFIG.mlp_dim}, '
@@ -382,9 +377,7 @@ def report(args: argparse.Namespace) -> str:
 
 def main() -> None:
   """Prints the results, and writes them where --out says."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=11)
-  parser.add_argument('--steps', type=int, default=2)
+  parser = page.parser(__doc__, repeats=11, steps=2)
   parser.add_argument('--peer_python', default=sys.executable)
   parser.add_argument('--cores', type=int, default=os.cpu_count())
   parser.add_argument(
@@ -396,7 +389,6 @@ def main() -> None:
   parser.add_argument(
     '--others', type=float, default=0.2, help='cores that is quiet'
   )
-  parser.add_argument('--out', type=Path, help='a Markdown file to write')
   parser.add_argument('--serve', choices=CASES, help=argparse.SUPPRESS)
   parser.add_argument('--inputs', help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -409,10 +401,7 @@ def main() -> None:
     serve(stepper(tokens, CASES[args.serve]), {})
     return
   os.sched_setaffinity(0, range(args.cores))  # programs inherit it
-  text = report(args)
-  print(text)
-  if args.out:
-    args.out.write_text(text)
+  page.publish(report(args), args.out)
 
 
 if __name__ == '__main__':
