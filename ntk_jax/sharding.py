@@ -236,19 +236,6 @@ def shardings(specs: Tree, mesh: Mesh) -> Tree:
   )
 
 
-def place(tree: Tree, specs: Tree, mesh: Mesh) -> Tree:
-  """Host arrays as global arrays; every process gives the whole array.
-
-  Each process puts only the shards of its own devices.
-  """
-
-  def put(x: Any, sharding: NamedSharding) -> Array:
-    x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
-
-  return jax.tree.map(put, tree, shardings(specs, mesh))
-
-
 def place_local(tree: Tree, specs: Tree, mesh: Mesh) -> Tree:
   """Arrays of this process's rows as parts of global arrays.
 

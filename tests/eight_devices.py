@@ -23,7 +23,7 @@ from ntk_jax.sharding import (
   batch_spec,
   make_mesh,
   param_specs,
-  place,
+  place_local,
 )
 from ntk_jax.traffic import ledger, step_traffic
 
@@ -99,8 +99,10 @@ def run(
   mesh = None
   if mesh_config is not None:
     mesh = make_mesh(mesh_config)
-    params = place(params, param_specs(params, mesh, model.kv_heads), mesh)
-    batch = place(batch, jax.tree.map(batch_spec, batch), mesh)
+    params = place_local(
+      params, param_specs(params, mesh, model.kv_heads), mesh
+    )
+    batch = place_local(batch, jax.tree.map(batch_spec, batch), mesh)
   objective = Objective(model, z_loss=1e-3, chunk=8)
 
   def loss(params: Any, batch: Batch) -> Any:

@@ -139,15 +139,14 @@ class Stages:
     work = training_work(schedule.steps, rows * length)
     counted = []
 
-    def observe(*_: Any) -> dict[str, float]:
-      counted.append(mixture.rows * mixture.length)
+    def observe(steps: range, *_: Any) -> None:
+      counted.append(len(steps) * rows * length)
       self.progress.advance(_TRAINING_WORK * counted[-1], counted[-1])
-      return {}
 
     step = StepConfig(Objective(self.config.model), adamw())
     trained = fit(
       # A copy: the first step donates its state.
-      init_state(jax.tree.map(np.array, params), step),
+      lambda: init_state(jax.tree.map(np.array, params), step),
       [scheme],
       mixture,
       Loop(step, schedule, save_every=max(1, schedule.steps // _SAVES)),

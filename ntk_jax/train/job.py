@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ntk_jax.metrics import (
 from ntk_jax.model.params import init_params, parameter_count
 from ntk_jax.sharding import make_mesh
 from ntk_jax.step import StepConfig, TrainState, init_state, state_shardings
-from ntk_jax.train.loop import Loop, Stream, Trained, fit
+from ntk_jax.train.loop import Lines, Loop, Stream, Trained, fit
 from ntk_jax.train.settings import TrainConfig
 
 
@@ -84,7 +84,7 @@ def run(config: TrainConfig, workdir: str | Path) -> Trained:
   watch = _Watch(config, pipeline, folder, leads=host == 0)
   try:
     return fit(
-      initial_state(config.step, config.seed, mesh),
+      functools.partial(initial_state, config.step, config.seed, mesh),
       config.build_schemes(),
       PackedSource(pipeline),
       loop,
@@ -133,53 +133,42 @@ class _Watch:
     )
     self._board: TensorBoard | None = None
     self._progress: Progress | None = None
-    self._first: int | None = None
-    self._row = 0
-    self._last_speed: dict[str, float] = {}
+    self._compiled = False
 
-  def __call__(
-    self, step: int, metrics: Mapping[str, float], stream: Stream
-  ) -> dict[str, float]:
-    """Numbers to add to the step's line."""
-    fetched = int(metrics['fetched'])
-    rows = self._config.data.batch_rows
-    if self._first is None:
-      self._first = step
-      # Where this session's rows began: an earlier one may have had others.
-      self._row = stream.state()['row'] - fetched * rows
-      self._begin(step)
-    elif fetched:
-      tokens = fetched * self._tokens
-      self._last_speed = self._speed.measure(tokens, self._flops)
-    if step == self._first:  # what compiles is no measure of speed
+  def __call__(self, steps: range, lines: Lines, stream: Stream) -> None:
+    """Adds to the lines of some steps, and shows them."""
+    if self._compiled:
+      tokens = len(steps) * self._tokens
+      lines[-1].update(self._speed.measure(tokens, self._flops))
+    else:  # the first ones waited for the compiler: no measure of speed
+      self._begin(steps[0])
       self._speed.restart()
-    row = self._row + (step + 1 - self._first) * rows
-    more = {
-      'learning_rate': self._config.optimizer.learning_rate(step),
-      'epoch': self._pipeline.epochs(row),
-      'tokens': float(row * self._config.data.max_length),
-      **(self._last_speed if fetched else {}),
-    }
+      self._compiled = True
+    rows = self._config.data.batch_rows
+    for step, line in zip(steps, lines):
+      # Counted from the stream: an earlier session may have had other batches.
+      row = stream.state()['row'] - (steps[-1] - step) * rows
+      line['learning_rate'] = self._config.optimizer.learning_rate(step)
+      line['epoch'] = self._pipeline.epochs(row)
+      line['tokens'] = float(row * self._config.data.max_length)
+      if self._board is not None:
+        self._board.write(step, line)
     if self._progress is not None:
-      self._progress.advance(self._tokens, self._tokens)
-    if self._board is not None:
-      scalars = {**metrics, **more}
-      del scalars['fetched']
-      self._board.write(step, scalars)
-    return more
+      tokens = len(steps) * self._tokens
+      self._progress.advance(tokens, tokens)
 
   def close(self) -> None:
     """Ends the line and the events."""
     if self._board is not None:
       self._board.close()
-    if self._progress is not None and self._leads:
+    if self._progress is not None:
       self._progress.close(f'run: {self._folder}')
 
   def _begin(self, step: int) -> None:
     """At the first step of a session: config.json, events, progress."""
-    left = self._config.optimizer.steps - step
     if not self._leads:
       return
+    left = self._config.optimizer.steps - step
     note = {'version': __version__, 'jax': jax.__version__}
     note |= {'corpus': self._pipeline.corpus, 'config': to_plain(self._config)}
     text = json.dumps(note, indent=1)

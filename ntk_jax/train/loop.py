@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +23,13 @@ from ntk_jax.objective import scheme_specs
 from ntk_jax.optimizer import Schedule
 from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.sharding import batch_spec, place_local
-from ntk_jax.step import StepConfig, StepMetrics, TrainState, train_step
+from ntk_jax.step import (
+  StepConfig,
+  StepMetrics,
+  TrainState,
+  state_shardings,
+  train_step,
+)
 from ntk_jax.typing import NDArray
 
 METRICS, STEPS = 'metrics.jsonl', 'checkpoints'
@@ -94,31 +100,33 @@ class Trained(NamedTuple):
   retrieval_loss: list[float]
 
 
-Observe = Callable[[int, Mapping[str, float], Stream], Mapping[str, float]]
+Lines = Sequence[dict[str, Any]]
+Observe = Callable[[range, Lines, Stream], None]
 
 
 def fit(
-  state: TrainState,
+  start: Callable[[], TrainState],
   schemes: Sequence[Scheme],
   source: Source,
   loop: Loop,
   *,
   folder: Path,
   about: dict[str, Any] | None = None,
-  observe: Observe = lambda step, metrics, stream: {},
+  observe: Observe = lambda steps, lines, stream: None,
 ) -> Trained:
   """Trains, or goes on from `folder`, or reads the finished run from it.
 
   Args:
-    state: where to start (donated), on the mesh's devices if there is one.
+    start: makes the state of step 0, on the mesh's devices if there is one;
+      where there is a checkpoint only its shapes are asked.
     schemes: how positions enter, one for each number of the layer plan.
     source: batches.
     loop: how the run goes.
     folder: gets `checkpoints` and `metrics.jsonl`, one line per step.
     about: what the run is, in sections; a checkpoint of another is refused.
-    observe: called for every step with its number, its metrics and the
-      stream; numbers that it returns go into the step's line. Steps come
-      `log_every` at a time: `fetched` is their number at the first, else 0.
+    observe: called whenever metrics are fetched, with the steps that they
+      are of, the line of each, to which it may add numbers, and the stream,
+      which stands behind the last of them.
 
   Returns:
     The trained parameters with what was measured.
@@ -133,17 +141,18 @@ def fit(
     StopSignals() as stop,
     Checkpoints(folder / STEPS, keep=loop.keep, run=about) as checkpoints,
   ):
-    found = checkpoints.restore(state)
-    start, seconds, position = 0, 0.0, None
-    if found is not None:
-      start, state = found.step, found.tree
+    found = checkpoints.restore(_shapes(start, loop))
+    if found is None:
+      first, state, seconds, position = 0, start(), 0.0, None
+    else:
+      first, state = found.step, found.tree
       seconds, position = found.about['seconds'], found.about['data']
-    log = _Log(folder / METRICS, start, loop.log_every, observe)
+    log = _Log(folder / METRICS, first, loop.log_every, observe)
     began = time.monotonic() - seconds
     stream = source.stream(position)
     try:
       arrays = _Arrays(schemes, source.length, loop.mesh)
-      for step in range(start, loop.schedule.steps):
+      for step in range(first, loop.schedule.steps):
         batch = next(stream)
         state, metrics = train_step(
           state,
@@ -176,6 +185,18 @@ def fit(
   return Trained(state.params, seconds, text, answers)
 
 
+def _shapes(start: Callable[[], TrainState], loop: Loop) -> TrainState:
+  """Shapes of a state, and where its arrays live on a mesh."""
+  shapes = jax.eval_shape(start)
+  if loop.mesh is None:
+    return shapes
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    state_shardings(shapes, loop.step, loop.mesh),
+  )
+
+
 class _Log:
   """Metrics of steps, fetched some at a time and written by one process."""
 
@@ -186,21 +207,20 @@ class _Log:
     if self._lines is not None:
       self._lines.truncate_to(start)
     self._every, self._observe = every, observe
-    self._pending: list[tuple[int, StepMetrics]] = []
+    self._pending: list[StepMetrics] = []
 
   def add(
     self, step: int, metrics: StepMetrics, stream: Stream, now: bool
   ) -> bool:
     """Whether the step's metrics have been fetched."""
-    self._pending.append((step, metrics))
+    self._pending.append(metrics)
     if not now and len(self._pending) < self._every:
       return False
-    fetched = jax.device_get(self._pending)
-    for number, values in fetched:
-      line = _line(values)
-      at_once = len(fetched) if number == fetched[0][0] else 0
-      line |= self._observe(number, {**line, 'fetched': at_once}, stream)
-      if self._lines is not None:
+    lines = [_line(values) for values in jax.device_get(self._pending)]
+    steps = range(step + 1 - len(lines), step + 1)
+    self._observe(steps, lines, stream)
+    if self._lines is not None:
+      for number, line in zip(steps, lines):
         self._lines.write(number, line)
     self._pending = []
     if now and self._lines is not None:

@@ -68,14 +68,15 @@ def run(
   """A run, and the steps that it took; killed after some of them."""
   counted: list[int] = []
 
-  def observe(step: int, *_: Any) -> dict[str, float]:
-    counted.append(step)
-    if len(counted) == kill_after:
-      raise Killed
-    return {'seen': len(counted)}
+  def observe(steps: range, lines: Any, _: Any) -> None:
+    for step, line in zip(steps, lines, strict=True):
+      counted.append(step)
+      if len(counted) == kill_after:
+        raise Killed
+      line['seen'] = len(counted)
 
   trained = fit(
-    init_state(init_params(jax.random.key(0), CONFIG), STEP),
+    lambda: init_state(init_params(jax.random.key(0), CONFIG), STEP),
     [scheme],
     mixture,
     Loop(STEP, schedule, save_every, log_every=log_every),
