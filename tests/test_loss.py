@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import devices
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -339,17 +337,8 @@ print('equal on', len(jax.devices()))
 
 
 def test_columns_over_devices_equal_the_whole() -> None:
-  flags = '--xla_force_host_platform_device_count=8'
-  done = subprocess.run(
-    [sys.executable, '-c', PROGRAM],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
-  assert done.stdout == 'equal on 8\n'
+  process = devices.start('-c', PROGRAM, devices=8)
+  assert devices.output(process) == 'equal on 8\n'
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import devices
 import eight_devices
 import jax
 import numpy as np
@@ -26,18 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope='module')
 def found() -> dict[str, Any]:
   """What eight virtual devices made of each case."""
-  flags = '--xla_force_host_platform_device_count=8'
-  done = subprocess.run(
-    [sys.executable, 'tests/eight_devices.py'],
-    cwd=ROOT,
-    env=os.environ
-    | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout)
+  process = devices.start('tests/eight_devices.py', devices=8)
+  return json.loads(devices.output(process))
 
 
 @pytest.mark.parametrize('name', eight_devices.CASES)

@@ -23,32 +23,26 @@ def _all_but_weights(primitive: Any, *_: Any, **settings: Any) -> bool:
   return primitive.name != 'name' or settings['name'] != 'weights'
 
 
-# A policy of jax.checkpoint, and what it means.
-REMAT: dict[str, tuple[Callable[..., Any], str]] = {
-  'none': (
-    _all_but_weights,
-    'keep everything: fastest, most memory',
+# Name -> policy of jax.checkpoint.
+REMAT: dict[str, Callable[..., Any]] = {
+  # Keep everything: fastest, most memory.
+  'none': _all_but_weights,
+  # Keep the results of matrix products and of attention.
+  'dots': _policies.save_only_these_names(
+    'dot', 'attention_out', 'attention_lse'
   ),
-  'dots': (
-    _policies.save_only_these_names('dot', 'attention_out', 'attention_lse'),
-    'keep the results of matrix products and of attention',
+  # Keep the result of attention, recompute all else from the layer input.
+  'attention': _policies.save_only_these_names(
+    'attention_out', 'attention_lse'
   ),
-  'attention': (
-    _policies.save_only_these_names('attention_out', 'attention_lse'),
-    'keep the result of attention, recompute all else from the layer input',
-  ),
-  'full': (
-    _policies.nothing_saveable,
-    'keep the layer input only',
-  ),
-  'offload': (
-    _policies.save_and_offload_only_these_names(
-      names_which_can_be_saved=['attention_lse'],
-      names_which_can_be_offloaded=['layer_input', 'attention_out'],
-      offload_src='device',
-      offload_dst='pinned_host',
-    ),
-    'keep the layer input and the result of attention in host memory',
+  # Keep the layer input only.
+  'full': _policies.nothing_saveable,
+  # Keep the layer input and the result of attention in host memory.
+  'offload': _policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=['attention_lse'],
+    names_which_can_be_offloaded=['layer_input', 'attention_out'],
+    offload_src='device',
+    offload_dst='pinned_host',
   ),
 }
 
@@ -67,4 +61,4 @@ def rematerialised(
   """
   if policy == 'none' and not gathers:
     return block
-  return jax.checkpoint(block, policy=REMAT[policy][0])
+  return jax.checkpoint(block, policy=REMAT[policy])

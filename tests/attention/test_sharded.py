@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import devices
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,17 +73,8 @@ print('equal on', len(jax.devices()))
 
 
 def test_outputs_and_gradients_equal_the_unsharded_call() -> None:
-  flags = '--xla_force_host_platform_device_count=8'
-  done = subprocess.run(
-    [sys.executable, '-c', PROGRAM],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
-  assert done.stdout == 'equal on 8\n'
+  process = devices.start('-c', PROGRAM, devices=8)
+  assert devices.output(process) == 'equal on 8\n'
 
 
 def _mesh(**axes: int) -> Mesh:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import devices
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -143,14 +141,6 @@ for shape, names, spec in (
 
 
 def test_shards_do_not_change_it() -> None:
-  flags = '--xla_force_host_platform_device_count=8'
-  done = subprocess.run(
-    [sys.executable, '-c', SHARDED],
-    env={**os.environ, 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert done.returncode == 0, done.stderr
+  process = devices.start('-c', SHARDED, devices=8)
   array = np.random.default_rng(5).normal(size=(16, 24)).astype(np.float32)
-  assert done.stdout.split() == [array_digest(array)] * 11
+  assert devices.output(process).split() == [array_digest(array)] * 11

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+import devices
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,28 +81,6 @@ def check(folder: Path, shape: tuple[int, ...]) -> None:
       assert part.tobytes() == array[shard.index].tobytes()
 
 
-def python(source: str, *args: Any, devices: int) -> subprocess.Popen[str]:
-  flags = f'--xla_force_host_platform_device_count={devices}'
-  return subprocess.Popen(
-    [sys.executable, '-c', source, *map(str, args)],
-    env={
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'PYTHONPATH': str(ROOT),
-      'XLA_FLAGS': flags,
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def done(process: subprocess.Popen[str], code: int = 0) -> str:
-  out, err = process.communicate(timeout=240)
-  assert process.returncode == code, err
-  return out
-
-
 EIGHT = """
 import sys
 from pathlib import Path
@@ -125,7 +103,7 @@ def test_another_mesh(tmp_path: Path) -> None:
   plain = host_state()
   with Checkpoints(tmp_path / 'one') as checkpoints:
     checkpoints.save(1, jax.tree.map(jnp.asarray, plain), {})
-  done(python(EIGHT, tmp_path, devices=8))
+  devices.output(devices.start('-c', EIGHT, tmp_path, devices=8))
   for name in ('wide', 'tall'):
     for kind in (np.asarray, jnp.asarray):
       with Checkpoints(tmp_path / name) as checkpoints:
@@ -175,13 +153,13 @@ def two(folder: Path, task: str) -> list[subprocess.Popen[str]]:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   args = [(folder, port, index, task) for index in range(2)]
-  return [python(TWO, *arg, devices=4) for arg in args]
+  return [devices.start('-c', TWO, *arg, devices=4) for arg in args]
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
   for process in two(tmp_path, 'save'):
-    done(process)
+    devices.output(process)
   path = max(
     (p for p in (tmp_path / '3' / 'arrays').rglob('*') if p.is_file()),
     key=lambda p: p.stat().st_size,
@@ -190,11 +168,11 @@ def test_two_processes(tmp_path: Path) -> None:
   content[len(content) // 2] ^= 1
   path.write_bytes(bytes(content))
   for process in two(tmp_path, 'restore'):
-    assert "['2', 'bad-3']\n" in done(process)
+    assert "['2', 'bad-3']\n" in devices.output(process)
   with Checkpoints(tmp_path):
     first, second = two(tmp_path, 'refused')
-    assert f'is in use by process {os.getpid()};' in done(first)
-    assert 'process 0 stopped: its message says why\n' in done(second)
+    assert f'is in use by process {os.getpid()};' in devices.output(first)
+    assert 'process 0 stopped: its message says why\n' in devices.output(second)
 
 
 @pytest.mark.slow
@@ -209,6 +187,6 @@ def test_a_signal_to_one_of_two_stops_both(
     assert process.stdout is not None
     assert process.stdout.readline() == 'step\n'
   processes[1].send_signal(number)
-  first, second = (done(p, code) for p, code in zip(processes, codes))
+  first, second = (devices.output(p, code) for p, code in zip(processes, codes))
   (stopped,) = re.findall(r'stopped at \d+\n', first)
   assert stopped in second

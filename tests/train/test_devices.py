@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import devices
 import numpy as np
 import pytest
 
@@ -18,26 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(
-  folder: Path, mesh: str, devices: int, *process: str, steps: int = 6
+  folder: Path, mesh: str, count: int, *process: str, steps: int = 6
 ) -> subprocess.Popen[str]:
   """The tiny run in a process of its own."""
-  flags = f'--xla_force_host_platform_device_count={devices}'
-  return subprocess.Popen(
-    [sys.executable, 'tests/train/run_tiny.py', str(folder), str(steps), mesh]
-    + list(process),
-    cwd=ROOT,
-    env=os.environ
-    | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(*processes: subprocess.Popen[str]) -> None:
-  outs = [process.communicate(timeout=300) for process in processes]
-  for process, (_, errors) in zip(processes, outs):
-    assert process.returncode == 0, errors[-3000:]
+  program = 'tests/train/run_tiny.py'
+  return devices.start(program, folder, steps, mesh, *process, devices=count)
 
 
 def losses(folder: Path) -> np.ndarray:
@@ -50,7 +34,7 @@ def losses(folder: Path) -> np.ndarray:
 @pytest.fixture(scope='module')
 def one_device(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
   folder = tmp_path_factory.mktemp('one')
-  finish(start(folder, '1,1,1', 1))
+  devices.output(start(folder, '1,1,1', 1))
   found = losses(folder)
   assert found[-1, 0] < found[0, 0]  # it learns
   return found
@@ -67,14 +51,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(
       break
     time.sleep(0.005)
   running.communicate()
-  finish(start(tmp_path, '1,1,1', 1))
+  devices.output(start(tmp_path, '1,1,1', 1))
   np.testing.assert_array_equal(losses(tmp_path), one_device)
 
 
 def test_a_mesh_trains_as_one_device(
   one_device: np.ndarray, tmp_path: Path
 ) -> None:
-  finish(start(tmp_path, '2,2,2', 8))
+  devices.output(start(tmp_path, '2,2,2', 8))
   np.testing.assert_allclose(losses(tmp_path), one_device, rtol=1e-4)
 
 
@@ -84,15 +68,17 @@ def test_two_processes_train_as_one(
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = str(free.getsockname()[1])
-  finish(*(start(tmp_path, '2,1,2', 2, rank, port) for rank in ('0', '1')))
+  both = [start(tmp_path, '2,1,2', 2, rank, port) for rank in ('0', '1')]
+  for process in both:
+    devices.output(process)
   np.testing.assert_allclose(losses(tmp_path), one_device, rtol=1e-4)
 
 
 def test_a_run_goes_on_under_another_mesh(
   one_device: np.ndarray, tmp_path: Path
 ) -> None:
-  finish(start(tmp_path, '2,2,1', 4, steps=3))
-  finish(start(tmp_path, '1,1,2', 2))
+  devices.output(start(tmp_path, '2,2,1', 4, steps=3))
+  devices.output(start(tmp_path, '1,1,2', 2))
   found = losses(tmp_path)
   # Three steps had a learning rate of a shorter run.
   np.testing.assert_allclose(found[:2], one_device[:2], rtol=1e-4)
