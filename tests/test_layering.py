@@ -64,7 +64,7 @@ HOMES = {
   'tensorboardX': 'metrics/tensorboard.py',
   'tokenizers': 'data/tokenize.py',
   'orbax': 'checkpoint/manager.py',
-  'safetensors': 'checkpoint/files.py',
+  'safetensors': ('checkpoint/files.py', 'interop/'),
 }
 NOWHERE = (
   'benchmarks',

@@ -26,6 +26,7 @@ class Transformer(nnx.Module):
   Attributes:
     config: the model's shape.
     schemes: rope, temperature and window by their number in the layer plan.
+    origin: the config.json that it was read from, as text; else empty.
     embed: as in `Params`, and so are the next three.
     layers: by name.
     final_norm: [D].
@@ -58,6 +59,7 @@ class Transformer(nnx.Module):
     config.validate()
     self.config = config
     self.schemes = tuple(schemes) or default_schemes(config)
+    self.origin = ''
     missing = max(config.plan) + 1 - len(self.schemes)
     if missing > 0:
       raise ConfigError(
