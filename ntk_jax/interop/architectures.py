@@ -83,6 +83,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     else _count(given, 'num_key_value_heads')
   )
   schemes, plan = _schemes(given, family)
+  options: dict[str, Any] = {'scale_embed': False, **family.fixed}
   model = ModelConfig(
     **counts,
     kv_heads=given['num_key_value_heads'],
@@ -95,7 +96,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     attention_scale=_attention_scale(given),
     attention_soft_cap=_soft_cap(given, 'attn_logit_softcapping'),
     logit_soft_cap=_soft_cap(given, 'final_logit_softcapping'),
-    **{'scale_embed': False, **family.fixed},
+    **options,
     **_biases(given, family),
     **_experts(given),
   )

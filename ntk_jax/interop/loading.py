@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from ntk_jax.model.precision import DTYPES, Precision
 from ntk_jax.model.shell import Transformer, with_params
 from ntk_jax.sharding import param_specs
 from ntk_jax.typing import Array
+
+# Mesh and spec of an array, or None for one device.
+_Where = tuple[Mesh, PartitionSpec] | None
 
 
 def load(
@@ -152,7 +156,7 @@ def _stream(
 
 def _shardings(
   shapes: Params, mesh: Mesh | None, kv_heads: int
-) -> dict[str, Any]:
+) -> dict[str, _Where]:
   """Leaf -> its PartitionSpec and mesh, or None for one device."""
   named = {**shapes._asdict(), **shapes.layers}
   if mesh is None:
@@ -170,13 +174,11 @@ def _shardings(
 class _Leaf:
   """One array of the model while it is filled."""
 
-  def __init__(self, shape: tuple[int, ...], dtype: Any, where: Any) -> None:
+  def __init__(self, shape: Any, dtype: Any, where: _Where) -> None:
     """Zeros, sharded as the array will be."""
-    self.shape, self.dtype, self.where = shape, dtype, where
-    self.array = jax.jit(
-      lambda: jnp.zeros(shape, dtype), out_shardings=self._sharding(0, False)
-    )()
-    self._put: dict[bool, Callable[..., Array]] = {}
+    self.shape, self.where = shape, where
+    self.sharding = self._sharding(0, False)
+    self.array = jnp.zeros(shape, dtype, device=self.sharding)
 
   def _sharding(self, skipped: int, transposed: bool) -> Any:
     """Of an entry: the leaf's without its first dims."""
@@ -185,9 +187,8 @@ class _Leaf:
     mesh, spec = self.where
     dims = tuple(spec) + (None,) * (len(self.shape) - len(spec))
     dims = dims[skipped:]
-    return NamedSharding(
-      mesh, PartitionSpec(*(dims[::-1] if transposed else dims))
-    )
+    dims = dims[::-1] if transposed else dims
+    return NamedSharding(mesh, PartitionSpec(*dims))
 
   def fill(self, stored: Stored, part: Part) -> Array:
     """Reads a tensor's rows and puts them in their place.
@@ -195,7 +196,7 @@ class _Leaf:
     Each process reads what its devices hold.
     """
 
-    def rows(index: tuple[slice, ...]) -> np.ndarray:
+    def rows(index: Any) -> np.ndarray:
       first, *rest = index
       first = slice(*first.indices(part.stop - part.start))
       first = slice(part.start + first.start, part.start + first.stop)
@@ -205,23 +206,18 @@ class _Leaf:
     sharding = self._sharding(len(part.at), part.transposed)
     x = jax.make_array_from_callback(shape, sharding, rows)
     at = np.asarray(part.at, np.int32)
-    self.array = self._putter(part.transposed)(self.array, x, at)
+    self.array = _put(self.array, x, at, part.transposed, self.sharding)
     return x
 
-  def _putter(self, transposed: bool) -> Callable[..., Array]:
-    """Compiled once a leaf; the array that is filled is updated in place."""
-    if transposed not in self._put:
 
-      def put(leaf: Array, x: Array, at: Array) -> Array:
-        x = (x.T if transposed else x).astype(leaf.dtype)
-        x = x.reshape((1,) * at.size + x.shape)
-        start = [*at, *(0,) * (leaf.ndim - at.size)]
-        return jax.lax.dynamic_update_slice(leaf, x, start)
-
-      self._put[transposed] = jax.jit(
-        put, donate_argnums=0, out_shardings=self._sharding(0, False)
-      )
-    return self._put[transposed]
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
+def _put(leaf: Array, x: Array, at: Array, transposed: bool, where: Any) -> Any:
+  """The leaf with an entry filled, in place: it is donated."""
+  x = (x.T if transposed else x).astype(leaf.dtype)
+  x = x.reshape((1,) * at.size + x.shape)
+  start = [*at, *(0,) * (leaf.ndim - at.size)]
+  leaf = jax.lax.dynamic_update_slice(leaf, x, start)
+  return jax.lax.with_sharding_constraint(leaf, where)
 
 
 def _check_finite(bad: dict[str, Array]) -> None:

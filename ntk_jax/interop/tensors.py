@@ -15,6 +15,7 @@ from ntk_jax.model.params import param_shapes
 
 EMBED = 'model.embed_tokens.weight'
 UNEMBED = 'lm_head.weight'
+NORM = 'model.norm.weight'
 
 
 class Part(NamedTuple):
@@ -52,7 +53,7 @@ def tensors(config: ModelConfig, family: Family) -> Iterator[Piece]:
   >>> len(pieces), pieces[3].name, pieces[3].shape
   (20, 'model.layers.0.self_attn.q_proj.weight', (128, 4))
   """
-  shapes = param_shapes(config)
+  shapes: Any = param_shapes(config)
   yield _piece(EMBED, [('embed', shapes.embed)], (), False)
   if shapes.unembed is not None:
     yield _piece(UNEMBED, [('unembed', shapes.unembed)], (), True)
@@ -67,9 +68,7 @@ def tensors(config: ModelConfig, family: Family) -> Iterator[Piece]:
       for expert in range(config.experts):
         numbered = name.replace('{expert}', str(expert))
         yield _piece(numbered, leaves, (layer, expert), matrix)
-  yield _piece(
-    'model.norm.weight', [('final_norm', shapes.final_norm)], (), False
-  )
+  yield _piece(NORM, [('final_norm', shapes.final_norm)], (), False)
 
 
 _Leaves = list[tuple[str, tuple[int, ...]]]

@@ -119,7 +119,7 @@ class Transformer(nnx.Module):
     if positions is None and cache is not None:
       positions = cache.used + jnp.arange(tokens.shape[1])
     arrays = scheme_arrays(chosen, length, tokens.shape[1], positions)
-    return forward(
+    return _forward(
       self.params,
       self.config,
       jnp.asarray(tokens, jnp.int32),
@@ -128,6 +128,10 @@ class Transformer(nnx.Module):
       arrays,
       cache=cache,
     )
+
+
+# Compiled once for a config and a shape, whatever the schemes.
+_forward = jax.jit(forward, static_argnums=1)
 
 
 def default_schemes(config: ModelConfig) -> tuple[Scheme, ...]:
