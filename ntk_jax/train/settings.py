@@ -57,6 +57,33 @@ class SchemeConfig:
     """Options are mappings: their text stands for them."""
     return hash(repr(self))
 
+  @classmethod
+  def of(cls, scheme: Scheme) -> SchemeConfig:
+    """The settings of a scheme; `scheme` makes an equal one of them.
+
+    Raises:
+      ConfigError: for a temperature that is not a `Temperature`.
+    """
+    spec, kind = scheme.spec, scheme.temperature
+    if kind is not None and not isinstance(kind, Temperature):
+      raise ConfigError(
+        f'temperature is {kind!r}: a setting names one of '
+        'ntk_jax.temperature.Temperature'
+      )
+    return cls(
+      method=spec.method,
+      theta=spec.theta,
+      partial_rotary_factor=spec.partial_rotary_factor,
+      original_length=spec.original_length,
+      factor=spec.factor,
+      attention_factor=spec.attention_factor,
+      options=dict(spec.options),
+      modifiers=spec.modifiers,
+      temperature=None if kind is None else kind.kind,
+      temperature_options={} if kind is None else dict(kind.settings),
+      window=scheme.window,
+    )
+
   def scheme(self, model: ModelConfig) -> Scheme:
     """The scheme of a model's heads.
 
