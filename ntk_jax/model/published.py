@@ -30,8 +30,8 @@ def _like(model: ModelConfig, **fields: Any) -> ModelConfig:
 _YI = _like(_LLAMA2, vocab=64000, kv_heads=4, rope_theta=5e6)
 _MISTRAL = _like(_LLAMA2, kv_heads=8, mlp_dim=14336)
 
-# `hybrid-8b` is of this project: the shape of Llama 3 8B with QK-norm and one
-# layer in four of another kind.
+# Layer plans are of the rows that take these shapes. `hybrid-8b` is of this
+# project: Llama 3 8B with QK-norm and one layer in four of another kind.
 MODELS: Mapping[str, ModelConfig] = MappingProxyType(
   {
     'llama-7b': _like(_LLAMA2, norm_eps=1e-6),
@@ -43,7 +43,13 @@ MODELS: Mapping[str, ModelConfig] = MappingProxyType(
       _LLAMA2, dim=8192, layers=80, heads=64, kv_heads=8, mlp_dim=28672
     ),
     'code-llama-7b': _like(_LLAMA2, vocab=32016),
-    'qwen-7b': _like(_LLAMA2, vocab=151936, norm_eps=1e-6, qkv_bias=True),
+    'qwen-7b': _like(
+      _LLAMA2,
+      vocab=151936,
+      norm_eps=1e-6,
+      qkv_bias=True,
+      layer_plan=(0,) * 16 + (1,) * 16,
+    ),
     'yi-6b': _YI,
     'yi-34b': _like(
       _YI, dim=7168, layers=60, heads=56, kv_heads=8, mlp_dim=20480

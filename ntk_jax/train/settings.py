@@ -15,6 +15,7 @@ from ntk_jax.guard import GuardConfig
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.objective import Objective
 from ntk_jax.optimizer import OptimizerConfig
+from ntk_jax.rope.modifiers import Modifier
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.sharding import MeshConfig
@@ -35,7 +36,7 @@ class SchemeConfig:
     factor: the method's scale.
     attention_factor: of cos and sin; None is the method's own.
     options: other settings of the method, by name.
-    modifiers: names of rope modifiers.
+    modifiers: names of rope modifiers, or ('cope', n) and its like.
     temperature: a kind of `ntk_jax.temperature.Temperature`, or None.
     temperature_options: its settings, by name.
     window: keys that a query sees, or None for all.
@@ -48,7 +49,7 @@ class SchemeConfig:
   factor: float | None = None
   attention_factor: float | None = None
   options: Any = dataclasses.field(default_factory=dict)
-  modifiers: tuple[str, ...] = ()
+  modifiers: tuple[Modifier, ...] = ()
   temperature: str | None = None
   temperature_options: Any = dataclasses.field(default_factory=dict)
   window: int | None = None
