@@ -7,12 +7,12 @@ A config file of a system takes words after a colon, joined by commas:
   --config=experiments/configs/longchat.py:base            before its extension
   --config=experiments/configs/llama2.py:abf,real          at its real size
 
-Tiny rows (0.8M parameters, bytes of the standard library's sources, some
-minutes on two cores) are trained from scratch on rows of the length that the
-system was last trained on, with its schemes there. `base` takes the original
-length and the schemes before the extension; so do rows that were extended
-without training, whose methods are for reading: score those with
-experiments.evaluate.
+Tiny rows (0.8M parameters, bytes of the standard library's sources with keys to
+recall in every row, some minutes on two cores) are trained from scratch on rows
+of the length that the system was last trained on, with its schemes there.
+`base` takes the original length and the schemes before the extension; so do
+rows that were extended without training, whose methods are for reading: score
+those with experiments.evaluate.
 
 `real` sets model, length, precision, remat and Llama 2's optimizer settings (a
 further training: those of Llama 2 Long, arXiv 2309.16039, section 2). What a
@@ -86,9 +86,9 @@ def _tiny(row: Preset) -> TrainConfig:
   return TrainConfig(
     model=row.model,
     data=DataConfig(
-      max_length=length, batch_rows=_TINY_TOKENS // length, key_value=0.5
+      max_length=length, batch_rows=_TINY_TOKENS // length, key_value=1.0
     ),
-    optimizer=OptimizerConfig(peak=3e-3, steps=500, warmup=50),
+    optimizer=OptimizerConfig(peak=3e-3, steps=800, warmup=50),
     schemes=tuple(map(SchemeConfig.of, row.training_schemes)),
   )
 
