@@ -58,8 +58,16 @@ def _parse(
     text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('"')
     if not isinstance(error, flags.Error):
       text = f'no such field or file: {text}'
+    text = _own_words(text)
     _refuse(f'{text}\nPass --help to see what there is.')
     sys.exit(USAGE_ERROR)
+
+
+def _own_words(text: str) -> str:
+  """A ConfigError of a config file without the traceback that flags add."""
+  last = text.strip().splitlines()[-1]
+  name = f'{ConfigError.__module__}.{ConfigError.__name__}: '
+  return last.removeprefix(name) if last.startswith(name) else text
 
 
 def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
