@@ -144,7 +144,7 @@ def _in_blocks(
     # converts the matrices of all experts ahead of the loop.
     y_SD = jax.lax.cond(
       owner < E,
-      lambda x, *own: _mlp(x, *own, activation),
+      lambda x, gate, up, down: _mlp(x, gate, up, down, activation),
       lambda x, *_: jnp.zeros_like(x),
       x_SD,
       *_expert(owner, matrices),
