@@ -1,0 +1,145 @@
+"""How vLLM reads rope and windows from a config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ntk_jax.interop.servers.hugging_face import transformers5
+from ntk_jax.interop.servers.parameters import (
+  Parameters,
+  standardised,
+  transformers_spec,
+)
+from ntk_jax.interop.servers.reading import (
+  ORIGINAL,
+  Decoder,
+  Layer,
+  Reading,
+  Unsupported,
+)
+from ntk_jax.rope import RopeSpec
+
+_EXTENDED = ('yarn', 'llama3', 'longrope')  # their length counts as it stands
+_NEVER_NULL = ('beta_fast', 'beta_slow', 'factor')
+
+
+def vllm(decoder: Decoder) -> Reading:
+  """Transformers' parameters, in its own classes of fixed tables.
+
+  The tables are those that a server needs which is started for the target
+  length; `max_length` is what it takes when it is not told.
+
+  Source: vLLM 0.32.0, `rotary_embedding` and `_get_and_verify_max_len`.
+  """
+  if decoder.family == 'ministral':
+    reading = transformers5(decoder)
+    note = "no class of its own: served through transformers' modules"
+    return dataclasses.replace(
+      reading, max_length=decoder.length, notes=(*reading.notes, note)
+    )
+  _check_windows(decoder)
+  params = standardised(decoder)
+  notes: list[str] = []
+  if decoder.config.get('rope_condense_ratio') not in (None, 1):
+    notes.append('rope_condense_ratio is not read')
+  served = {
+    kind: _table(decoder, params[kind], notes) for kind in set(decoder.kinds)
+  }
+  return Reading(
+    tuple(
+      Layer(served[kind][0], window)
+      for kind, window in zip(decoder.kinds, decoder.windows, strict=True)
+    ),
+    max_length=_max_length(decoder, [params[k] for k in set(decoder.kinds)]),
+    rows=min(rows for _, rows in served.values()),
+    notes=tuple(dict.fromkeys(notes)),
+  )
+
+
+def _check_windows(decoder: Decoder) -> None:
+  mixed = len(set(decoder.kinds)) > 1
+  first = decoder.config.get('max_window_layers', 28)
+  if decoder.family in ('qwen2', 'qwen3') and mixed:
+    if first != len(decoder.kinds):
+      raise Unsupported(
+        f'its {decoder.family} takes one window for all layers or none, but '
+        'some layers slide (AssertionError)'
+      )
+
+
+def _table(
+  decoder: Decoder, params: Parameters, notes: list[str]
+) -> tuple[RopeSpec, int]:
+  """The spec that a table is made of, and the positions that it holds."""
+  kind = params['rope_type']
+  kind = params['rope_type'] = 'longrope' if kind == 'su' else kind
+  spec = transformers_spec(decoder, params)
+  if kind == 'yarn':
+    for key in _NEVER_NULL:
+      if key in params and not params[key]:
+        raise Unsupported(
+          f'{key} of yarn is {params[key]}, which its arithmetic refuses; '
+          'leave it out'
+        )
+    return spec, int(params[ORIGINAL] * params['factor'])
+  if kind == 'linear':
+    if not isinstance(params['factor'], float):
+      raise Unsupported(
+        f'factor of linear is the whole number {params["factor"]}: TypeError '
+        "'int' object is not iterable; write a float"
+      )
+    return spec, int(decoder.length * params['factor'])
+  if kind == 'dynamic':
+    notes.append(
+      'dynamic is the unscaled base at every length, and its table ends at '
+      f'max_position_embeddings, {decoder.length} (IndexError beyond)'
+    )
+    return decoder.spec('default', params), decoder.length
+  if kind == 'longrope':
+    return _longrope(decoder, spec, params, notes), decoder.length
+  if kind == 'proportional' and spec.factor not in (None, 1.0):
+    notes.append('factor of proportional is not read')
+    spec = dataclasses.replace(spec, factor=None)
+  return spec, decoder.length
+
+
+def _longrope(
+  decoder: Decoder, spec: RopeSpec, params: Parameters, notes: list[str]
+) -> RopeSpec:
+  """Long divisors for all lengths; its own attention factor, or mscale."""
+  original = params[ORIGINAL]
+  factor = max(1.0, decoder.length / original)
+  mscale = params.get('long_mscale')
+  if mscale is None:
+    notes.append(
+      'longrope reads neither attention_factor nor factor, only short_mscale '
+      'and long_mscale: without them it is sqrt(1 + ln s / ln L0) with '
+      f's = max_position_embeddings / L0 = {factor:g}'
+    )
+  if spec.per_length:
+    notes.append(
+      f'one set of longrope divisors for all lengths: the long ones, if '
+      f'started for more than {original} tokens'
+    )
+  options: dict[str, Any] = dict(spec.options)
+  return dataclasses.replace(
+    spec,
+    factor=factor,
+    attention_factor=mscale,
+    options=options | {'short_factor': options['long_factor']},
+  )
+
+
+def _max_length(decoder: Decoder, params: list[Parameters]) -> int:
+  """What it serves without --max-model-len."""
+  if any(p['rope_type'] == 'longrope' for p in params):
+    outside = decoder.config.get(ORIGINAL)
+    if outside is None and decoder.family == 'phi3':
+      outside = 4096
+    return int(outside or decoder.length)
+  factor = 1.0
+  for p in params:
+    if p['rope_type'] not in _EXTENDED and decoder.family != 'gemma3_text':
+      factor = p.get('factor') or factor
+  return int(decoder.length * factor)
