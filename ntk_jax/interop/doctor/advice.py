@@ -226,12 +226,11 @@ def _of_lengths(
       f'linear: {_MAX} is taken as the trained length, as vLLM takes it; if '
       'yours is already multiplied, write the trained length'
     )
-  if vllm.kind != 'unsupported' and vllm.max_length is not None:
-    if vllm.max_length < target:
-      advice.append(
-        f'vLLM serves {vllm.max_length} tokens unless told: start it with '
-        f'--max-model-len {target}'
-      )
+  if vllm.max_length is not None and vllm.max_length < target:
+    advice.append(
+      f'vLLM serves {vllm.max_length} tokens unless told: start it with '
+      f'--max-model-len {target}'
+    )
   return advice
 
 

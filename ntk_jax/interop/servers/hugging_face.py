@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ntk_jax.interop.servers.parameters import standardised, transformers_spec
@@ -39,7 +40,7 @@ def transformers5(decoder: Decoder) -> Reading:
       if of_type.pop('truncate', True) is False:
         notes.append("yarn's truncate is ignored in parameters by layer type")
   specs = {
-    kind: transformers_spec(decoder, params[kind])
+    kind: _whole_head(decoder, transformers_spec(decoder, params[kind]), notes)
     for kind in set(decoder.kinds)
   }
   return _reading(decoder, specs, notes)
@@ -75,6 +76,8 @@ def transformers4(decoder: Decoder) -> Reading:
       specs[kind] = decoder.spec('default', {'rope_theta': theta})
     else:
       specs[kind] = _spec4(decoder, params, bool(scaling), notes)
+  for spec in specs.values():
+    _check_share(decoder, spec)
   return _reading(decoder, specs, notes)
 
 
@@ -131,6 +134,27 @@ def _ignored_ratio(decoder: Decoder) -> tuple[str, ...]:
   if decoder.config.get('rope_condense_ratio') in (None, 1):
     return ()
   return ('rope_condense_ratio is not read',)
+
+
+def _whole_head(decoder: Decoder, spec: RopeSpec, notes: list[str]) -> RopeSpec:
+  """Rope type default is of the class itself: most turn the whole head."""
+  if spec.method != 'default' or decoder.family == 'phi3':
+    _check_share(decoder, spec)
+    return spec
+  if spec.rotary_dim != decoder.head_dim:
+    notes.append(
+      f'partial_rotary_factor is not read by {decoder.family}: the whole head '
+      'turns'
+    )
+  return dataclasses.replace(spec, partial_rotary_factor=1.0)
+
+
+def _check_share(decoder: Decoder, spec: RopeSpec) -> None:
+  if spec.rotary_dim != decoder.head_dim and decoder.family != 'phi3':
+    raise Unsupported(
+      f'{decoder.family} turns whole heads, but cos and sin have '
+      f'{spec.rotary_dim} of {decoder.head_dim} channels (RuntimeError)'
+    )
 
 
 def _reading(

@@ -13,6 +13,7 @@ from ntk_jax.interop.servers.parameters import (
   Parameters,
   standardised,
   transformers_spec,
+  without_su,
 )
 from ntk_jax.interop.servers.reading import (
   FULL,
@@ -89,8 +90,8 @@ def _windows(
 
 def _spec(decoder: Decoder, params: Parameters, notes: list[str]) -> RopeSpec:
   """The frequencies of all layers, or of the global ones."""
+  params = without_su(decoder, params)
   kind = params['rope_type']
-  kind = params['rope_type'] = 'longrope' if kind == 'su' else kind
   spec = transformers_spec(decoder, params)
   if spec.partial_rotary_factor != 1 and decoder.family != 'phi3':
     notes.append('partial_rotary_factor is not read: the whole head turns')

@@ -49,7 +49,7 @@ def standardised(decoder: Decoder) -> dict[str, Parameters]:
   if share is not None:
     _fill(params, 'partial_rotary_factor', share)
   _fill(params, 'rope_type', params.get('type') or 'default')
-  if params['rope_type'] in (*_WITH_ORIGINAL, 'su'):
+  if params['rope_type'] in _WITH_ORIGINAL:
     outside = config.get(ORIGINAL)
     if decoder.family == 'phi3' and outside is None:
       outside = _PHI3_ORIGINAL
@@ -89,6 +89,14 @@ def _by_type(decoder: Decoder) -> dict[str, Parameters]:
     if params['rope_type'] in _WITH_ORIGINAL:
       _fill(params, ORIGINAL, decoder.length)
   return {FULL: full, SLIDING: local}
+
+
+def without_su(decoder: Decoder, params: Parameters) -> Parameters:
+  """The parameters with `su` called longrope, as those do who patch it."""
+  if params['rope_type'] != 'su':
+    return params
+  original = decoder.config.get(ORIGINAL) or decoder.length
+  return {ORIGINAL: original} | params | {'rope_type': 'longrope'}
 
 
 def _fill(params: Parameters, key: str, value: Any) -> None:
@@ -157,5 +165,5 @@ _SPECS: dict[str, tuple[str, ...]] = {
   'proportional': (),
   'yarn': ('factor',),
   'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
-  'longrope': ('short_factor', 'long_factor'),
+  'longrope': ('short_factor', 'long_factor', ORIGINAL),
 }

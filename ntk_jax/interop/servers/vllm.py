@@ -10,6 +10,7 @@ from ntk_jax.interop.servers.parameters import (
   Parameters,
   standardised,
   transformers_spec,
+  without_su,
 )
 from ntk_jax.interop.servers.reading import (
   ORIGINAL,
@@ -60,20 +61,20 @@ def vllm(decoder: Decoder) -> Reading:
 def _check_windows(decoder: Decoder) -> None:
   mixed = len(set(decoder.kinds)) > 1
   first = decoder.config.get('max_window_layers', 28)
-  if decoder.family in ('qwen2', 'qwen3') and mixed:
-    if first != len(decoder.kinds):
-      raise Unsupported(
-        f'its {decoder.family} takes one window for all layers or none, but '
-        'some layers slide (AssertionError)'
-      )
+  qwen = decoder.family in ('qwen2', 'qwen3')
+  if qwen and mixed and first != len(decoder.kinds):
+    raise Unsupported(
+      f'its {decoder.family} takes one window for all layers or none, but '
+      'some layers slide (AssertionError)'
+    )
 
 
 def _table(
   decoder: Decoder, params: Parameters, notes: list[str]
 ) -> tuple[RopeSpec, int]:
   """The spec that a table is made of, and the positions that it holds."""
+  params = without_su(decoder, params)
   kind = params['rope_type']
-  kind = params['rope_type'] = 'longrope' if kind == 'su' else kind
   spec = transformers_spec(decoder, params)
   if kind == 'yarn':
     for key in _NEVER_NULL:
