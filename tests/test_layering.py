@@ -55,7 +55,7 @@ ORDER = (
 )
 
 # Dependency -> the one file or folder of the package that may import it.
-HOMES = {
+HOMES: dict[str, str | tuple[str, ...]] = {
   'absl': 'data/pipeline.py',  # grain asks absl for flags
   'flax': 'model/',
   'grain': 'data/pipeline.py',
@@ -64,7 +64,7 @@ HOMES = {
   'tensorboardX': 'metrics/tensorboard.py',
   'tokenizers': 'data/tokenize.py',
   'orbax': 'checkpoint/manager.py',
-  'safetensors': 'checkpoint/files.py',
+  'safetensors': ('checkpoint/files.py', 'interop/'),
 }
 NOWHERE = (
   'benchmarks',
@@ -103,6 +103,10 @@ def imported(tree: ast.AST, module: str, package: bool) -> Iterator[str]:
         yield str(first.value)
 
 
+def _listed(homes: str | tuple[str, ...]) -> str:
+  return homes if isinstance(homes, str) else ' and '.join(homes)
+
+
 def offences(source: str, path: str) -> list[str]:
   """What is wrong with the imports of a file, `path` relative to ntk_jax."""
   package = path.endswith('__init__.py')
@@ -117,7 +121,9 @@ def offences(source: str, path: str) -> list[str]:
     if top in NOWHERE:
       found.append(f'{path} imports {name}: the package never imports {top}')
     elif top in HOMES and not path.startswith(HOMES[top]):
-      found.append(f'{path} imports {name}: only {HOMES[top]} imports {top}')
+      found.append(
+        f'{path} imports {name}: only {_listed(HOMES[top])} imports {top}'
+      )
     elif top == 'ntk_jax' and rest != '__version__':
       target = rest.partition('.')[0]
       if target not in ORDER:
