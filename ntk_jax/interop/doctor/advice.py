@@ -19,6 +19,7 @@ Config = Mapping[str, Any]
 Try = Callable[[Config, tuple[Layer, ...], int], dict[str, Verdict]]
 
 _MAX = 'max_position_embeddings'
+_LLAMA = ('llama', 'mistral', 'mixtral')  # those of its llama graph
 _ORIGINAL = 'original_max_position_embeddings'
 _OF_ROPE = (
   'rope_scaling',
@@ -36,7 +37,8 @@ class Block:
   """Keys to put into a config.json in place of all that speak of rope.
 
   Attributes:
-    form: how it is written: dual, carrier, or that of a family.
+    form: how it is written: dual, carrier, or that of a family; and whether
+      it is another meaning, fixed at the target length.
     keys: the keys.
     removed: keys of the config that have to go.
     verdicts: server -> kind of verdict with these keys.
@@ -55,7 +57,32 @@ def best_block(
   target: int,
   attempt: Try,
 ) -> Block | None:
-  """The form that most servers get exactly right; native before carrier."""
+  """The form that most servers get exactly right; native before carrier.
+
+  Where none does, because frequencies change with length, the frequencies of
+  the target length at all lengths: another meaning, and called so.
+  """
+  best = _most_exact(config, ropes, meant, target, attempt)
+  if best is not None and 'exact' in best.verdicts.values():
+    return best
+  fixed = tuple(Layer(_fixed(x.spec, target), x.window) for x in meant)
+  if fixed == meant:
+    return best
+  other = _most_exact(config, ropes, fixed, target, attempt)
+  if other is None:
+    return best
+  return dataclasses.replace(
+    other, form=f'{other.form}, fixed at {target} tokens'
+  )
+
+
+def _most_exact(
+  config: Config,
+  ropes: Sequence[Rope],
+  meant: tuple[Layer, ...],
+  target: int,
+  attempt: Try,
+) -> Block | None:
   best, most = None, -1
   rest = {k: v for k, v in config.items() if k not in _OF_ROPE}
   for form, keys in _forms(config, ropes, meant):
@@ -69,6 +96,20 @@ def best_block(
       removed = tuple(k for k in config if k in _OF_ROPE and k not in keys)
       best, most = Block(form, keys, removed, kinds), exact
   return best
+
+
+def _fixed(spec: RopeSpec, target: int) -> RopeSpec:
+  """What a spec is at the target length, at all lengths."""
+  if spec.method == 'dynamic' and spec.factor and spec.original_length:
+    alpha = spec.factor * target / spec.original_length - (spec.factor - 1)
+    return dataclasses.replace(
+      spec, method='ntk', factor=alpha, original_length=None
+    )
+  if spec.method == 'longrope':
+    long = dict(spec.options)['long_factor']
+    options = {'short_factor': long, 'long_factor': long}
+    return dataclasses.replace(spec, options=options)
+  return spec
 
 
 def _forms(
@@ -86,8 +127,8 @@ def _forms(
     yield 'three keys, for Phi3Config', _three_keys(spec, target)
   for form, carrier in (('dual', False), ('carrier', True)):
     for name, keys in _attempt(form, _writer(spec, carrier)):
-      extended = _MAX in keys and keys['rope_parameters'].get(_ORIGINAL)
-      yield name, keys | {_MAX: target} if extended else keys
+      raised = spec.method == 'ntk' or keys['rope_parameters'].get(_ORIGINAL)
+      yield name, keys | {_MAX: target} if raised else keys
 
 
 def _writer(spec: RopeSpec, carrier: bool) -> Callable[[], dict[str, Any]]:
@@ -107,6 +148,8 @@ def _writable(rope: Rope, layer: Layer) -> RopeSpec:
   """The spec with its lengths, and with the factor that servers differ on."""
   spec = layer.spec
   others: dict[str, Any] = {}
+  if spec.method == 'ntk':  # a base alone; servers take the length as it is
+    return spec
   if spec.method != 'default':
     others['original_length'] = rope.original_length
   if spec.method == 'longrope':
@@ -162,48 +205,57 @@ def advise(
     if block and verdict.kind != 'exact' and block.verdicts[name] == 'exact'
   ]
   if block and better:
-    advice.append(
-      f'put the keys below into config.json ({block.form}): '
-      f'{_listed(better)} {"reads" if len(better) == 1 else "read"} it exactly '
-      'then'
-    )
+    advice.append(_of_block(block, better, target))
   advice += _of_method(ropes)
-  advice += _of_llama_cpp(ropes, verdicts['llama.cpp'])
+  family = config.get('model_type')
+  advice += _of_llama_cpp(family, ropes, verdicts['llama.cpp'])
   advice += _of_lengths(config, ropes, verdicts['vLLM'], target)
   if files is not None:
     advice += files.advice(target)
   return tuple(advice)
 
 
+def _of_block(block: Block, better: list[str], target: int) -> str:
+  read = 'reads' if len(better) == 1 else 'read'
+  if 'fixed' in block.form:
+    return (
+      f'the keys below ({block.form}) are another meaning: the frequencies of '
+      f'{target} tokens at every length. {_listed(better)} {read} them alike; '
+      'compare the model under them before serving'
+    )
+  return (
+    f'put the keys below into config.json ({block.form}): {_listed(better)} '
+    f'{read} it exactly then'
+  )
+
+
 def _of_method(ropes: Sequence[Rope]) -> list[str]:
   advice = []
   for rope in ropes:
     if rope.method == 'dynamic':
-      last, factor = rope.original_length, rope.factor or 1.0
-      alpha = factor * rope.target_length / last - (factor - 1)
-      dim = rope.rotary_dim
-      theta = rope.theta * alpha ** (dim / (dim - 2))
       advice.append(
-        'dynamic changes every key with every token, which no cache follows; '
-        f'fix it at {rope.target_length} tokens as rope_theta {theta:.6f} '
-        'without scaling, which all servers read exactly'
+        'dynamic changes all keys with every token, which no server follows: '
+        f'fix it for {rope.target_length} tokens as another rope_theta without '
+        'scaling, which all read alike'
       )
     elif rope.per_length:
       advice.append(
-        f'{rope.method} has two sets of frequencies and servers keep to one; '
-        'equal short and long divisors are read alike at every length'
+        f'{rope.method} has two sets of frequencies, and most servers keep to '
+        'one: equal short and long divisors are read alike at every length'
       )
   return advice
 
 
-def _of_llama_cpp(ropes: Sequence[Rope], verdict: Verdict) -> list[str]:
+def _of_llama_cpp(
+  family: Any, ropes: Sequence[Rope], verdict: Verdict
+) -> list[str]:
   advice = []
   static = not any(rope.per_length for rope in ropes)
-  if verdict.kind == 'wrong' and verdict.error is not None and static:
+  angles = verdict.kind == 'wrong' and verdict.error is not None
+  if angles and static and family in _LLAMA:
     advice.append(
       'for llama.cpp write the GGUF with ntk_jax.interop.save_gguf: it stores '
-      'the frequencies themselves and the attention factor, where the model is '
-      'of a llama type'
+      'the frequencies themselves and the attention factor'
     )
   windows = [r.window for r in ropes if r.window is not None]
   unread = verdict.kind == 'wrong' and 'window is not read' in verdict.why

@@ -63,7 +63,7 @@ def verdict(meant: tuple[Layer, ...], reading: Reading, target: int) -> Verdict:
   wrong = bool(positions)
   why = [*reading.faults, *(reading.notes if wrong else ())]
   if wrong and ends is not None and ends < target:
-    why.append(f'its table ends at {ends} positions')
+    why.append(f'its table ends at {ends} positions (IndexError beyond)')
   return Verdict(
     'wrong' if wrong else 'exact',
     '; '.join(why),

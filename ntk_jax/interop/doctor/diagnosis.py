@@ -18,6 +18,7 @@ from ntk_jax.rope import RopeSpec
 from ntk_jax.rope.frequencies import default_frequencies
 from ntk_jax.rope.hf import text_config
 
+_UNSCALED = ('default', 'proportional', 'ntk')  # as far as lengths tell
 _EXTENDED = ('yarn', 'llama3', 'longrope')
 
 
@@ -210,7 +211,7 @@ def _lengths(decoder: Decoder, spec: RopeSpec) -> tuple[int, int]:
       'rope_condense_ratio'
     )
     original = round(length / factor) if extended else length
-  if original is None:
+  if original is None or spec.method in _UNSCALED:
     return length, length
   if spec.method in _EXTENDED and length > original:
     return original, length

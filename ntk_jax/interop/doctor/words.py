@@ -76,6 +76,7 @@ def _files(files: Files, parameters: int) -> str:
 def _rope(rope: Rope, found: Diagnosis) -> str:
   count = len(rope.layers)
   which = 'all layers' if count == found.layers else f'{count} layers'
+  which = '1 layer' if count == 1 else which
   if count < found.layers:
     which += f' ({_numbers(rope.layers)})'
   window = 'full attention'
@@ -97,10 +98,10 @@ def _rope(rope: Rope, found: Diagnosis) -> str:
     f'pairs have wavelengths beyond {rope.original_length:,}',
   ]
   if rope.critical_pairs:
-    lines.append(
-      f'  wavelengths {_waves(rope.wavelengths)}; at the target '
-      f'{_waves(rope.scaled_wavelengths)}'
-    )
+    scaled = ''
+    if rope.scaled_wavelengths != rope.wavelengths:
+      scaled = f'; at the target {_waves(rope.scaled_wavelengths)}'
+    lines.append(f'  wavelengths {_waves(rope.wavelengths)}{scaled}')
   return '\n'.join(_wrapped(line) for line in lines)
 
 

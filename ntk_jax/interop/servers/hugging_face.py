@@ -27,7 +27,7 @@ def transformers5(decoder: Decoder) -> Reading:
   Source: transformers 5.23.0.
   """
   params = standardised(decoder)
-  notes = list(_ignored_ratio(decoder))
+  notes = _ignored(decoder)
   if decoder.family == 'phi3':
     inner = (decoder.config.get('rope_parameters') or {}).get(ORIGINAL)
     if inner is not None and params[FULL].get(ORIGINAL) != inner:
@@ -53,7 +53,7 @@ def transformers4(decoder: Decoder) -> Reading:
   """
   config = decoder.config
   scaling = dict(config.get('rope_scaling') or {})
-  notes = list(_ignored_ratio(decoder))
+  notes = _ignored(decoder)
   if config.get('rope_parameters') and not scaling:
     theta = config.get('rope_theta')
     notes.append(
@@ -130,10 +130,15 @@ def _phi3_scaling(scaling: dict[str, Any]) -> dict[str, Any]:
   return scaling | {'type': 'longrope'}
 
 
-def _ignored_ratio(decoder: Decoder) -> tuple[str, ...]:
-  if decoder.config.get('rope_condense_ratio') in (None, 1):
-    return ()
-  return ('rope_condense_ratio is not read',)
+def _ignored(decoder: Decoder) -> list[str]:
+  """Keys that mean something and are read by no class of these families."""
+  config, notes = decoder.config, []
+  if config.get('rope_condense_ratio') not in (None, 1):
+    notes.append('rope_condense_ratio is not read')
+  spelled = [config.get(key) for key in ('rope_scaling', 'rope_parameters')]
+  if any('alpha' in params for params in spelled if params):
+    notes.append('alpha of dynamic is not read')
+  return notes
 
 
 def _whole_head(decoder: Decoder, spec: RopeSpec, notes: list[str]) -> RopeSpec:

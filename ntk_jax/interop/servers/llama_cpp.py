@@ -6,11 +6,9 @@ attention factor) is `interop.save_gguf`'s.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 from ntk_jax.interop.servers.parameters import (
   Parameters,
+  one_regime,
   standardised,
   transformers_spec,
   without_su,
@@ -82,8 +80,8 @@ def _windows(
   kinds = tuple(SLIDING if (i + 1) % pattern else FULL for i in range(count))
   if kinds != decoder.kinds:
     notes.append(
-      f'layer_types is not read: every {pattern}. layer is global and the '
-      'others slide'
+      f'layer_types is not read: {pattern - 1} of {pattern} layers slide, the '
+      'last of each group is global'
     )
   return window, kinds
 
@@ -105,7 +103,9 @@ def _spec(decoder: Decoder, params: Parameters, notes: list[str]) -> RopeSpec:
       return spec
     raise Unsupported('llama3 with a partial_rotary_factor')
   if kind == 'longrope' and decoder.family == 'phi3':
-    return _phi3(decoder, spec, params, notes)
+    if params.get('attention_factor') is not None:
+      notes.append("longrope's attention_factor is not read")
+    return one_regime(decoder, spec, params, notes)
   words = {
     'dynamic': 'its converter writes no scaling for dynamic',
     'llama3': f'its converter writes no llama3 divisors for {decoder.family}',
@@ -126,27 +126,6 @@ def _yarn(decoder: Decoder, params: Parameters, notes: list[str]) -> RopeSpec:
     raise Unsupported('its converter writes no yarn with a null factor')
   return decoder.spec(
     'yarn', params, factor=factor, original_length=params[ORIGINAL]
-  )
-
-
-def _phi3(
-  decoder: Decoder, spec: RopeSpec, params: Parameters, notes: list[str]
-) -> RopeSpec:
-  """Long divisors whenever the context is above the original length."""
-  original = params[ORIGINAL]
-  if params.get('attention_factor') is not None:
-    notes.append("longrope's attention_factor is not read")
-  if spec.per_length:
-    notes.append(
-      f'one set of longrope divisors for all lengths: the long ones, if the '
-      f'context is above {original} tokens'
-    )
-  options: dict[str, Any] = dict(spec.options)
-  return dataclasses.replace(
-    spec,
-    factor=max(1.0, decoder.length / original),
-    attention_factor=None,
-    options=options | {'short_factor': options['long_factor']},
   )
 
 

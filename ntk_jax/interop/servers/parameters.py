@@ -6,6 +6,7 @@ rules start from these too.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,6 +155,31 @@ def transformers_spec(decoder: Decoder, params: Parameters) -> RopeSpec:
     original_length=original,
     attention_factor=get('attention_factor'),
     options=options,
+  )
+
+
+def one_regime(
+  decoder: Decoder, spec: RopeSpec, params: Parameters, notes: list[str]
+) -> RopeSpec:
+  """LongRoPE as servers run it: one set of divisors, chosen at the start.
+
+  The long ones where the length that is served is above the original, and an
+  attention factor by `s = max_position_embeddings / L0`.
+  """
+  original, options = params[ORIGINAL], dict(spec.options)
+  chosen = 'long' if decoder.length > original else 'short'
+  if spec.per_length:
+    notes.append(
+      f'one set of longrope divisors for all lengths, the {chosen} ones for '
+      f'{decoder.length} tokens served (long above {original})'
+    )
+  divisors = options[f'{chosen}_factor']
+  return dataclasses.replace(
+    spec,
+    original_length=original,
+    factor=max(1.0, decoder.length / original),
+    attention_factor=None,
+    options={'short_factor': divisors, 'long_factor': divisors},
   )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from ntk_jax.interop.servers.hugging_face import transformers5
 from ntk_jax.interop.servers.parameters import (
   Parameters,
+  one_regime,
   standardised,
   transformers_spec,
   without_su,
@@ -91,11 +91,11 @@ def _table(
         "'int' object is not iterable; write a float"
       )
     return spec, int(decoder.length * params['factor'])
+  if kind == 'dynamic' and 'alpha' in params:
+    spec = decoder.spec('ntk', params, factor=params['alpha'])
+    return spec, decoder.length
   if kind == 'dynamic':
-    notes.append(
-      'dynamic is the unscaled base at every length, and its table ends at '
-      f'max_position_embeddings, {decoder.length} (IndexError beyond)'
-    )
+    notes.append('dynamic is the unscaled base at every length')
     return decoder.spec('default', params), decoder.length
   if kind == 'longrope':
     return _longrope(decoder, spec, params, notes), decoder.length
@@ -108,28 +108,20 @@ def _table(
 def _longrope(
   decoder: Decoder, spec: RopeSpec, params: Parameters, notes: list[str]
 ) -> RopeSpec:
-  """Long divisors for all lengths; its own attention factor, or mscale."""
-  original = params[ORIGINAL]
-  factor = max(1.0, decoder.length / original)
-  mscale = params.get('long_mscale')
-  if mscale is None:
+  """One set of divisors, with an attention factor of its own, or mscale."""
+  served = one_regime(decoder, spec, params, notes)
+  long = decoder.length > params[ORIGINAL]
+  mscale = params.get('long_mscale' if long else 'short_mscale')
+  served = dataclasses.replace(served, attention_factor=mscale)
+  wanted, used = (float(s.frequencies(None)[1]) for s in (spec, served))
+  if wanted != used:
     notes.append(
-      'longrope reads neither attention_factor nor factor, only short_mscale '
-      'and long_mscale: without them it is sqrt(1 + ln s / ln L0) with '
-      f's = max_position_embeddings / L0 = {factor:g}'
+      f'attention factor {used:.6g}, not {wanted:.6g}: longrope reads neither '
+      'attention_factor nor factor, only short_mscale and long_mscale, and '
+      'without them takes sqrt(1 + ln s / ln L0) with '
+      's = max_position_embeddings / L0'
     )
-  if spec.per_length:
-    notes.append(
-      f'one set of longrope divisors for all lengths: the long ones, if '
-      f'started for more than {original} tokens'
-    )
-  options: dict[str, Any] = dict(spec.options)
-  return dataclasses.replace(
-    spec,
-    factor=factor,
-    attention_factor=mscale,
-    options=options | {'short_factor': options['long_factor']},
-  )
+  return served
 
 
 def _max_length(decoder: Decoder, params: list[Parameters]) -> int:
