@@ -7,6 +7,7 @@ modules, vLLM 0.32 by its tables, llama.cpp by its logits.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -21,6 +22,9 @@ import pytest
 
 from ntk_jax.errors import ConfigError
 from ntk_jax.interop import doctor
+from ntk_jax.interop.doctor.compare import verdict
+from ntk_jax.interop.servers import Layer, Reading
+from ntk_jax.rope import RopeSpec
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / 'tests' / 'golden' / 'interop'
@@ -148,6 +152,11 @@ CASES: dict[str, tuple[dict, tuple[str, ...], tuple[str, ...]]] = {
     (V4, V5, VLLM),
     (),
   ),
+  'yarn, null truncate': (
+    dual(LLAMA, YARN | {'truncate': None}),
+    (V4, V5, VLLM),
+    (),
+  ),
   'yarn, null beta': (
     dual(LLAMA, YARN | {'beta_fast': None}),
     (V4, V5, CPP),
@@ -250,55 +259,55 @@ def test_verdicts_are_those_measured(name: str) -> None:
 
 
 def test_a_new_spelling_alone_is_silently_unscaled_in_transformers_4() -> None:
-  verdict = doctor.diagnose(new(LLAMA, LINEAR)).verdicts[V4]
+  judged = doctor.diagnose(new(LLAMA, LINEAR)).verdicts[V4]
   w = default()
-  assert verdict.kind == 'wrong'
+  assert judged.kind == 'wrong'
   # linear: max_position_embeddings is the trained length.
-  assert verdict.error == pytest.approx(difference(w / 8, w, 1024), rel=1e-9)
-  assert verdict.position == 1
-  assert 'theta is 10000 and no scaling' in verdict.why
+  assert judged.error == pytest.approx(difference(w / 8, w, 1024), rel=1e-9)
+  assert judged.position == 1
+  assert 'theta is 10000 and no scaling' in judged.why
 
 
 def test_an_unread_attention_factor_is_wrong_from_the_first_token() -> None:
   config = dual(LLAMA, YARN | {'attention_factor': 1.0})
-  verdict = doctor.diagnose(config).verdicts[CPP]
+  judged = doctor.diagnose(config).verdicts[CPP]
   expected = 0.1 * math.log(4)  # cos at position 0
-  assert verdict.error == pytest.approx(expected, abs=1e-12)
-  assert verdict.position == 0
-  assert 'attention_factor' in verdict.why
+  assert judged.error == pytest.approx(expected, abs=1e-12)
+  assert judged.position == 0
+  assert 'attention_factor' in judged.why
 
 
 def test_vllm_takes_its_own_attention_factor_of_longrope() -> None:
   params = LONGROPE | {'short_factor': LONG, 'attention_factor': 1.05}
   config = dual(LLAMA, params, original_max_position_embeddings=32)
-  verdict = doctor.diagnose(config).verdicts[VLLM]
+  judged = doctor.diagnose(config).verdicts[VLLM]
   expected = math.sqrt(1 + math.log(4) / math.log(32)) - 1.05
   assert expected == pytest.approx(0.133, abs=1e-3)
-  assert verdict.kind == 'wrong'
-  assert verdict.error == pytest.approx(expected, abs=1e-12)
-  assert 'short_mscale' in verdict.why
+  assert judged.kind == 'wrong'
+  assert judged.error == pytest.approx(expected, abs=1e-12)
+  assert 'short_mscale' in judged.why
 
 
 def test_vllm_has_long_divisors_alone() -> None:
   config = dual(LLAMA, LONGROPE, original_max_position_embeddings=32)
   found = doctor.diagnose(config)
-  verdict = found.verdicts[VLLM]
+  judged = found.verdicts[VLLM]
   w, a = default(), math.sqrt(1 + math.log(4) / math.log(32))
   short = difference(w, w / LONG, 32, a, a)
-  assert verdict.error == pytest.approx(short, rel=1e-9)
-  assert verdict.max_length == 32
+  assert judged.error == pytest.approx(short, rel=1e-9)
+  assert judged.max_length == 32
   assert any('--max-model-len 128' in line for line in found.advice)
 
 
 def test_cached_keys_of_transformers_stay_under_old_frequencies() -> None:
   config = dual(LLAMA, DYNAMIC, max_position_embeddings=32)
-  verdict = doctor.diagnose(config).verdicts[V5]
+  judged = doctor.diagnose(config).verdicts[V5]
   alpha = 4 * 128 / 32 - 3
   at_target = default(theta=1e4 * alpha ** (16 / 14))
-  assert verdict.position == 32
+  assert judged.position == 32
   expected = difference(default(), at_target, 32)
-  assert verdict.error == pytest.approx(expected, rel=1e-9)
-  assert 'generate()' in verdict.why
+  assert judged.error == pytest.approx(expected, rel=1e-9)
+  assert 'generate()' in judged.why
 
 
 def test_phi3_alone_drops_its_cache() -> None:
@@ -312,24 +321,28 @@ def test_dynamic_ends_where_the_table_of_vllm_does() -> None:
   verdicts = doctor.diagnose(config).verdicts
   assert verdicts[VLLM].position == verdicts[CPP].position == 32
   assert verdicts[VLLM].max_length == 128
+  at_target = default(theta=1e4 * 13 ** (16 / 14))
+  expected = difference(default(), at_target, 32)
+  assert verdicts[VLLM].error == pytest.approx(expected, rel=1e-9)
+  assert verdicts[CPP].error > expected  # positions 32 to 127 as well
   assert 'IndexError' in verdicts[VLLM].why
 
 
 def test_longrope_of_transformers_4_needs_a_top_level_length() -> None:
-  verdict = doctor.diagnose(old(LLAMA, LONGROPE)).verdicts[V4]
-  assert verdict.kind == 'wrong'
-  assert 'top level' in verdict.why
+  judged = doctor.diagnose(old(LLAMA, LONGROPE)).verdicts[V4]
+  assert judged.kind == 'wrong'
+  assert 'top level' in judged.why
   without = {k: v for k, v in LONGROPE.items() if k != 'factor'}
-  verdict = doctor.diagnose(old(LLAMA, without)).verdicts[V4]
-  assert verdict.kind == 'unsupported'
-  assert 'TypeError' in verdict.why
+  judged = doctor.diagnose(old(LLAMA, without)).verdicts[V4]
+  assert judged.kind == 'unsupported'
+  assert 'TypeError' in judged.why
 
 
 def test_a_length_inside_is_overwritten_by_phi3() -> None:
   config = {k: v for k, v in PHI3.items() if not k.startswith('original')}
-  verdict = doctor.diagnose(new(config, LONGROPE)).verdicts[V5]
-  assert verdict.kind == 'wrong'
-  assert '4096' in verdict.why
+  judged = doctor.diagnose(new(config, LONGROPE)).verdicts[V5]
+  assert judged.kind == 'wrong'
+  assert '4096' in judged.why
 
 
 def test_proportional_is_unknown_to_transformers_4() -> None:
@@ -343,8 +356,8 @@ def test_proportional_is_unknown_to_transformers_4() -> None:
 @pytest.mark.parametrize('window', [16, 100])
 def test_an_unread_window_is_wrong_from_its_length_on(window: int) -> None:
   found = doctor.diagnose(MISTRAL | {'sliding_window': window})
-  verdict = found.verdicts[CPP]
-  assert (verdict.kind, verdict.position, verdict.error) == (
+  judged = found.verdicts[CPP]
+  assert (judged.kind, judged.position, judged.error) == (
     'wrong',
     window,
     None,
@@ -381,6 +394,17 @@ def test_critical_pairs_are_those_that_never_turned() -> None:
   assert rope.attention_factor == pytest.approx(0.1 * math.log(8) + 1)
 
 
+def test_channels_that_do_not_turn_have_no_attention_factor() -> None:
+  half = RopeSpec('default', 4, partial_rotary_factor=0.5, attention_factor=1.2)
+  whole = RopeSpec(
+    'proportional', 4, partial_rotary_factor=0.5, attention_factor=1.2
+  )
+  reading = Reading((Layer(whole, None),))
+  found = verdict((Layer(half, None),), reading, 8)
+  assert (found.kind, found.position) == ('wrong', 0)
+  assert found.error == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize(
   ('length', 'target', 'served'),
   [(32, 128, 32), (128, 128, 128), (256, 256, 256)],
@@ -390,10 +414,10 @@ def test_yarn_reaches_what_its_lengths_say(
 ) -> None:
   found = doctor.diagnose(dual(LLAMA, YARN, max_position_embeddings=length))
   assert found.target_length == target
-  verdict = found.verdicts[VLLM]
-  assert verdict.max_length == served
+  judged = found.verdicts[VLLM]
+  assert judged.max_length == served
   # Its table holds factor * original positions.
-  assert verdict.position == (128 if target > 128 else None)
+  assert judged.position == (128 if target > 128 else None)
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -483,6 +507,8 @@ def test_words_say_what_was_found() -> None:
   table = doctor.markdown(found).splitlines()
   assert len(table) == 2 + len(ALL)
   assert {line.count('|') for line in table} == {6}
+  piped = dataclasses.replace(found, verdicts={V4: doctor.Verdict('no', 'a|b')})
+  assert 'a\\|b' in doctor.markdown(piped)
   assert (
     json.loads(json.dumps(found.to_json()))['verdicts'][CPP]['position'] == 0
   )
