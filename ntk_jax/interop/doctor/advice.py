@@ -208,7 +208,8 @@ def advise(
     advice.append(_of_block(block, better, target))
   advice += _of_method(ropes)
   family = config.get('model_type')
-  advice += _of_llama_cpp(family, ropes, verdicts['llama.cpp'])
+  mended = block is not None and block.verdicts['llama.cpp'] == 'exact'
+  advice += _of_llama_cpp(family, ropes, verdicts['llama.cpp'], target, mended)
   advice += _of_lengths(config, ropes, verdicts['vLLM'], target)
   if files is not None:
     advice += files.advice(target)
@@ -247,21 +248,24 @@ def _of_method(ropes: Sequence[Rope]) -> list[str]:
 
 
 def _of_llama_cpp(
-  family: Any, ropes: Sequence[Rope], verdict: Verdict
+  family: Any,
+  ropes: Sequence[Rope],
+  verdict: Verdict,
+  target: int,
+  mended: bool,
 ) -> list[str]:
   advice = []
   static = not any(rope.per_length for rope in ropes)
   angles = verdict.kind == 'wrong' and verdict.error is not None
-  if angles and static and family in _LLAMA:
+  if angles and static and family in _LLAMA and not mended:
     advice.append(
       'for llama.cpp write the GGUF with ntk_jax.interop.save_gguf: it stores '
       'the frequencies themselves and the attention factor'
     )
-  windows = [r.window for r in ropes if r.window is not None]
-  unread = verdict.kind == 'wrong' and 'window is not read' in verdict.why
-  if windows and unread:
+  window = min((r.window for r in ropes if r.window), default=target)
+  if window < target and 'window is not read' in verdict.why:
     advice.append(
-      f'llama.cpp has no setting for this window: use it up to {min(windows)} '
+      f'llama.cpp has no setting for this window: use it up to {window} '
       'tokens, or accept full attention beyond'
     )
   return advice
@@ -278,10 +282,14 @@ def _of_lengths(
       f'linear: {_MAX} is taken as the trained length, as vLLM takes it; if '
       'yours is already multiplied, write the trained length'
     )
-  if vllm.max_length is not None and vllm.max_length < target:
+  served = vllm.max_length
+  if served is not None and served < target:
+    longrope = any(rope.method == 'longrope' for rope in ropes)
     advice.append(
-      f'vLLM serves {vllm.max_length} tokens unless told: start it with '
+      f'vLLM serves {served} tokens unless told: start it with '
       f'--max-model-len {target}'
+      if longrope
+      else f'vLLM serves no more than {_MAX}, {served}; write {target} there'
     )
   return advice
 

@@ -146,7 +146,7 @@ def _whole_head(decoder: Decoder, spec: RopeSpec, notes: list[str]) -> RopeSpec:
   if spec.method != 'default' or decoder.family == 'phi3':
     _check_share(decoder, spec)
     return spec
-  if spec.rotary_dim != decoder.head_dim:
+  if spec.rotary_dim != decoder.model.head_dim:
     notes.append(
       f'partial_rotary_factor is not read by {decoder.family}: the whole head '
       'turns'
@@ -155,10 +155,10 @@ def _whole_head(decoder: Decoder, spec: RopeSpec, notes: list[str]) -> RopeSpec:
 
 
 def _check_share(decoder: Decoder, spec: RopeSpec) -> None:
-  if spec.rotary_dim != decoder.head_dim and decoder.family != 'phi3':
+  if spec.rotary_dim != decoder.model.head_dim and decoder.family != 'phi3':
     raise Unsupported(
       f'{decoder.family} turns whole heads, but cos and sin have '
-      f'{spec.rotary_dim} of {decoder.head_dim} channels (RuntimeError)'
+      f'{spec.rotary_dim} of {decoder.model.head_dim} channels (RuntimeError)'
     )
 
 

@@ -135,9 +135,9 @@ def _scalar(decoder: Decoder) -> tuple[str, ...]:
   if decoder.family not in _PATTERNS:
     return ()
   scalar = config.get('query_pre_attn_scalar') or 256
-  used = decoder.head_dim
+  used = decoder.model.head_dim
   if len(decoder.kinds) == _WIDE[decoder.family]:
-    used = config['hidden_size'] // config['num_attention_heads']
+    used = decoder.model.dim // decoder.model.heads
   if scalar == used:
     return ()
   return (

@@ -123,7 +123,7 @@ def transformers_spec(decoder: Decoder, params: Parameters) -> RopeSpec:
     return decoder.spec('default', params)
   if kind in ('linear', 'proportional'):
     return decoder.spec(kind, params, factor=get('factor'))
-  original = get(ORIGINAL)
+  original = get(ORIGINAL) or decoder.length
   if kind == 'dynamic':
     return decoder.spec(
       kind, params, factor=params['factor'], original_length=decoder.length

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ntk_jax.interop.architectures import Architecture
+from ntk_jax.model.config import ModelConfig
 from ntk_jax.rope import RopeSpec
-from ntk_jax.rope.families import family_of, head_dim_of
+from ntk_jax.rope.families import family_of
 
 SLIDING, FULL = 'sliding_attention', 'full_attention'
 ORIGINAL = 'original_max_position_embeddings'
@@ -61,12 +62,14 @@ class Decoder:
   Attributes:
     config: the part of a config.json that is about the decoder.
     family: its model type.
-    length: `max_position_embeddings`, the class's default included.
+    model: its shape, the class's defaults included.
+    length: `max_position_embeddings`, likewise.
     windows: of every layer, None where it sees all.
   """
 
   config: Mapping[str, Any]
   family: str
+  model: ModelConfig
   length: int
   windows: tuple[int | None, ...]
 
@@ -74,7 +77,7 @@ class Decoder:
   def of(cls, config: Mapping[str, Any], found: Architecture) -> Decoder:
     """From a config and what it means."""
     windows = tuple(found.schemes[i].window for i in found.model.plan)
-    return cls(config, found.family.name, found.length, windows)
+    return cls(config, found.family.name, found.model, found.length, windows)
 
   @property
   def kinds(self) -> tuple[str, ...]:
@@ -91,11 +94,6 @@ class Decoder:
     """The base of the class for sliding layers, where it is their own."""
     return family_of(self.config).local_theta
 
-  @property
-  def head_dim(self) -> int:
-    """Channels of a head."""
-    return head_dim_of(self.config, None)
-
   def spec(
     self, method: str, params: Mapping[str, Any], **others: Any
   ) -> RopeSpec:
@@ -103,7 +101,7 @@ class Decoder:
     share = params.get('partial_rotary_factor')
     return RopeSpec(
       method,
-      self.head_dim,
+      self.model.head_dim,
       theta=params['rope_theta'],
       partial_rotary_factor=1.0 if share is None else share,
       **others,
