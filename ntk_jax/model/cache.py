@@ -42,9 +42,7 @@ class Cache:
   positions: tuple[Array, ...]
   segments: tuple[Array, ...]
   used: Array
-  windows: tuple[int | None, ...] = dataclasses.field(
-    metadata={'static': True}
-  )
+  windows: tuple[int | None, ...] = dataclasses.field(metadata={'static': True})
   chunk: int = dataclasses.field(metadata={'static': True})
 
   def extended(
@@ -170,6 +168,4 @@ def empty_cache(
     return tuple(jnp.zeros((rows, size), jnp.int32) for size in sizes)
 
   held = tuple(w if s < slots else None for w, s in zip(every, sizes))
-  return Cache(
-    zeros(), zeros(), places(), places(), jnp.int32(0), held, chunk
-  )
+  return Cache(zeros(), zeros(), places(), places(), jnp.int32(0), held, chunk)
