@@ -27,6 +27,7 @@ __all__ = [
   'attention',
   'cos_sin',
   'extend',
+  'generate',
   'interop',
   'mask',
   'model',

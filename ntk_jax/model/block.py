@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ntk_jax.attention.api import attention
 from ntk_jax.mask import Mask
+from ntk_jax.model.cache import write
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.experts import experts, route
 from ntk_jax.model.layers import dense, gated, rms_norm
@@ -50,13 +51,13 @@ class Rows(NamedTuple):
 
 
 class Slots(NamedTuple):
-  """A layer's cache: keys and values so far, and where new ones go."""
+  """A layer's cache: keys and values so far, and the first new column."""
 
-  k_BSKH: Array
-  v_BSKH: Array
+  k_BKSH: Array
+  v_BKSH: Array
   positions: Array
   segments: Array
-  start: Array
+  column: Array
 
 
 class Weights:
@@ -171,8 +172,8 @@ def _attend(
   config = weights.config
   q, k, v = queries_keys_values(h, weights, plan)
   if slots is not None:
-    slots = _write(slots, k, v)
-    k, v = slots.k_BSKH.astype(q.dtype), slots.v_BSKH.astype(q.dtype)
+    slots = _written(slots, k, v)
+    k, v = (a.swapaxes(1, 2).astype(q.dtype) for a in slots[:2])
     rows_of_keys = slots.positions, slots.segments
   else:
     rows_of_keys = rows.positions, rows.segments
@@ -228,14 +229,10 @@ def _local_heads(weights: Weights) -> tuple[int, int, int]:
   return config.heads // tensor, kv, kv
 
 
-def _write(slots: Slots, k: Array, v: Array) -> Slots:
-  """The cache with these keys and values at its next free slots."""
-
-  def put(old: Array, new: Array) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(
-      old, new.astype(old.dtype), slots.start, 1
-    )
-
-  return slots._replace(
-    k_BSKH=put(slots.k_BSKH, k), v_BSKH=put(slots.v_BSKH, v)
+def _written(slots: Slots, k_BTKH: Array, v_BTKH: Array) -> Slots:
+  """The cache with these keys and values in the slots of their columns."""
+  k, v = (
+    write(old, new.swapaxes(1, 2), slots.column)
+    for old, new in zip(slots, (k_BTKH, v_BTKH))
   )
+  return slots._replace(k_BKSH=k, v_BKSH=v)

@@ -1,7 +1,13 @@
-"""The layers, run by segments of their plan, all tokens or some of them."""
+"""The layers, run by segments of their plan, all tokens or some of them.
+
+With a cache they run one after another, unrolled: a scan would copy the
+matrices and the buffers of every layer at every token, 10 times the time of a
+step of one token on a CPU.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +28,15 @@ class Stack:
 
   def __init__(
     self,
-    layers: Layer,
+    layers: Layer | Sequence[Layer],
     config: ModelConfig,
     axes: Axes,
     windows: ArrayLike | None = None,
   ) -> None:
-    """Names the layers; `windows` [L] narrow those of the schemes."""
+    """Names the layers; `windows` [L] narrow those of the schemes.
+
+    With a cache the layers may be given one by one too.
+    """
     self.layers, self.config, self.axes = layers, config, axes
     self.windows = None if windows is None else jnp.asarray(windows)
 
@@ -37,31 +46,22 @@ class Stack:
     span: tuple[int, int],
     plans: Sequence[Plan],
     rows: Rows,
-    cache: Cache | None = None,
-  ) -> tuple[Array, Cache | None]:
+  ) -> Array:
     """Layers from span[0] to before span[1]."""
     first, last = span
-    keys, values = [], []
     for part in segments(self.config.plan[first:last]):
       at = slice(first + part.start, first + part.stop)
       shape = part.repeats, len(part.pattern)
-      inputs = self.layers, self.windows, None if cache is None else cache.kv
       inputs = jax.tree.map(
         lambda a, at=at, shape=shape: a[at].reshape(*shape, *a.shape[1:]),
-        inputs,
+        (self.layers, self.windows),
       )
 
       def step(x: Array, inputs: Any, pattern: Any = part.pattern) -> Any:
-        return self._pattern(x, inputs, pattern, plans, rows, cache)
+        return self._pattern(x, inputs, pattern, plans, rows), None
 
-      x, kv = jax.lax.scan(step, x, inputs)
-      if cache is not None:
-        k, v = (a.reshape(-1, *a.shape[2:]) for a in kv)
-        keys.append(k)
-        values.append(v)
-    if cache is not None:
-      cache = cache.holding(jnp.concatenate(keys), jnp.concatenate(values))
-    return x, cache
+      x, _ = jax.lax.scan(step, x, inputs)
+    return x
 
   def _pattern(
     self,
@@ -70,27 +70,53 @@ class Stack:
     pattern: Sequence[int],
     plans: Sequence[Plan],
     rows: Rows,
-    cache: Cache | None,
-  ) -> Any:
+  ) -> Array:
     """The layers of one pattern, in turn."""
     config, axes = self.config, self.axes
     gathers = axes.size('fsdp') > 1
-    new = []
     for i, number in enumerate(pattern):
-      layer, window, kv = jax.tree.map(lambda a, i=i: a[i], inputs)
-      plan = plans[number]
-      if window is not None:
-        plan = plan._replace(window=jnp.minimum(plan.window, window))
-      slots = None if cache is None else cache.slots(kv, plan.cos.shape[-2])
+      layer, window = jax.tree.map(lambda a, i=i: a[i], inputs)
 
-      def one(x: Array, layer: Layer, plan: Plan, slots: Slots | None) -> Any:
-        return block(x, layer, plan, rows, slots, config, axes)
+      def one(x: Array, layer: Layer, plan: Plan) -> Array:
+        return block(x, layer, plan, rows, None, config, axes)[0]
 
       run = rematerialised(one, config.remat, gathers)
-      x, slots = run(x, layer, plan, slots)
-      if slots is not None:
-        new.append((slots.k_BSKH, slots.v_BSKH))
-    return x, tuple(jnp.stack(a) for a in zip(*new)) if new else None
+      x = run(x, layer, _narrowed(plans[number], window))
+    return x
+
+  def run_cached(
+    self, x: Array, plans: Sequence[Plan], rows: Rows, cache: Cache
+  ) -> tuple[Array, Cache]:
+    """All layers, after what a cache that knows of these tokens holds."""
+    config, column = self.config, cache.used - plans[0].cos.shape[-2]
+    kv = []
+    for i, number in enumerate(config.plan):
+      plan = _narrowed(
+        plans[number], None if self.windows is None else self.windows[i]
+      )
+      slots = Slots(
+        cache.k[i],
+        cache.v[i],
+        cache.positions[number],
+        cache.segments[number],
+        column,
+      )
+      x, slots = block(x, self._layer(i), plan, rows, slots, config, self.axes)
+      assert slots is not None
+      kv.append((slots.k_BKSH, slots.v_BKSH))
+    k, v = zip(*kv)
+    return x, dataclasses.replace(cache, k=k, v=v)
+
+  def _layer(self, i: int) -> Layer:
+    if isinstance(self.layers, dict):
+      return {name: leaf[i] for name, leaf in self.layers.items()}
+    return self.layers[i]
+
+
+def _narrowed(plan: Plan, window: Array | None) -> Plan:
+  if window is None:
+    return plan
+  return plan._replace(window=jnp.minimum(plan.window, window))
 
 
 def skipping(
@@ -106,7 +132,7 @@ def skipping(
   Kept tokens keep their positions, segments and temperatures.
   """
   axes, (B, T), count = layers.axes, shape, layers.config.layers
-  x, _ = layers.run(x, (0, 1), plans, rows)
+  x = layers.run(x, (0, 1), plans, rows)
 
   def few(a: Any) -> Any:
     if a is None:
@@ -127,10 +153,10 @@ def skipping(
   place = (jnp.arange(B)[:, None] * T + kept).reshape(-1)
   whole = axes.gather(x, 'tensor', 0)
   middle = _own_part(whole[place], axes)
-  middle, _ = layers.run(middle, (1, count - 1), thinned, some)
+  middle = layers.run(middle, (1, count - 1), thinned, some)
   whole = whole.at[place].set(axes.gather(middle, 'tensor', 0))
-  x, _ = layers.run(_own_part(whole, axes), (count - 1, count), plans, rows)
-  return x
+  last = count - 1, count
+  return layers.run(_own_part(whole, axes), last, plans, rows)
 
 
 def _own_part(x: Array, axes: Axes) -> Array:

@@ -118,7 +118,7 @@ def hidden_states(
   told, shape = controls or Controls(), (tokens.shape[0], tokens.shape[1])
   if isinstance(schemes, SchemeArrays):
     schemes = (schemes,)
-  _check(config, shape, positions, segments, len(schemes), cache)
+  _check(config, shape, positions, segments, schemes, cache)
   x = embedded(params, config, jnp.asarray(tokens), axes)
   if cache is not None:
     cache, positions, segments = cache.extended(shape, positions, segments)
@@ -131,8 +131,10 @@ def hidden_states(
       f'{" and a cache" if cache is not None else ""}: it takes a first and a '
       'last layer that see all tokens, and no cache'
     )
-  if told.kept is None:
-    x, cache = layers.run(x, (0, config.layers), plans, rows, cache)
+  if cache is not None:
+    x, cache = layers.run_cached(x, plans, rows, cache)
+  elif told.kept is None:
+    x = layers.run(x, (0, config.layers), plans, rows)
   else:
     x = skipping(layers, x, plans, rows, jnp.asarray(told.kept), shape)
   x = rms_norm(x, params.final_norm, config.norm_eps, config.norm_offset)
@@ -144,7 +146,7 @@ def _check(
   shape: tuple[int, int],
   positions: ArrayLike | None,
   segments: ArrayLike | None,
-  schemes: int,
+  schemes: Sequence[SchemeArrays],
   cache: Cache | None,
 ) -> None:
   """Raises ConfigError for arguments that do not belong together."""
@@ -157,16 +159,13 @@ def _check(
       )
   if 0 in shape:
     raise ConfigError(f'tokens have shape {shape}: there is nothing to read')
-  if max(config.plan) >= schemes:
+  if max(config.plan) >= len(schemes):
     raise ConfigError(
-      f'the layer plan names scheme {max(config.plan)}, {schemes} are given: '
-      'one for each number from 0'
+      f'the layer plan names scheme {max(config.plan)}, {len(schemes)} are '
+      'given: one for each number from 0'
     )
-  if cache is not None and cache.positions.shape[1] < T:
-    raise ConfigError(
-      f'{T} tokens for a cache of {cache.positions.shape[1]} slots: make it '
-      'as long as all that will be read'
-    )
+  if cache is not None:
+    cache.check(T, [scheme.window for scheme in schemes])
 
 
 def output_logits(
