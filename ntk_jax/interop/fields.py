@@ -42,15 +42,10 @@ _OURS = (
   'auto_map',
   'quantization_config',
 )
-# What another family than the origin's may keep of it.
-_ANYWHERE = (
-  'bos_token_id',
-  'eos_token_id',
-  'pad_token_id',
-  'initializer_range',
-  'attention_dropout',
-  'use_cache',
-)
+# What another family than the origin's may keep of it; its class may have
+# token ids of its own by default, so null where nothing tells.
+_TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+_ANYWHERE = ('initializer_range', 'attention_dropout', 'use_cache')
 
 
 class Written(NamedTuple):
@@ -166,7 +161,8 @@ def _replaced(
 def _kept(before: dict[str, Any], family: Family) -> dict[str, Any]:
   """Keys of the origin that stay as they are."""
   if before.get('model_type') != family.name:
-    return {key: before[key] for key in _ANYWHERE if key in before}
+    kept = {key: before[key] for key in _ANYWHERE if key in before}
+    return kept | {key: before.get(key) for key in _TOKENS}
   return {
     key: value
     for key, value in before.items()
