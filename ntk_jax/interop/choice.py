@@ -1,4 +1,4 @@
-"""Which family of Hugging Face can express a decoder, and what stands in the way.
+"""Which family of Hugging Face can express a decoder, and what the others lack.
 
 Every family is asked alike: its row of `FAMILIES` says which options its class
 has, the table here what its rope can be. The first without an obstacle is
@@ -159,14 +159,14 @@ def _of_shape(family: Family, model: ModelConfig) -> list[str]:
 
 def _of_windows(family: Family, layers: Sequence[Settled]) -> list[str]:
   windows = {layer.window for layer in layers}
-  sizes = windows - {None}
-  if sizes and not slides(family):
-    return [f'has no sliding window, which is {max(sizes)}']
+  sizes, wrong = {w for w in windows if w is not None}, []
   if len(sizes) > 1:
-    return [f'has one size of window, not {sorted(sizes)}']
-  if len(windows) > 1 and not family.typed:
-    return ['has one window for all layers, here only some have it']
-  return []
+    wrong.append(f'has one size of window, not {sorted(sizes)}')
+  if sizes and not slides(family):
+    wrong.append(f'has no sliding window, which is {max(sizes)}')
+  elif None in windows and sizes and not family.typed:
+    wrong.append('has one window for all layers, here only some have it')
+  return wrong
 
 
 def _of_rope(family: Family, layers: Sequence[Settled]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -147,14 +148,12 @@ def _replaced(
   model: ModelConfig, family: Family, scalar: int, embed: float
 ) -> ModelConfig:
   """The shape as the file says it."""
-  return ModelConfig(
-    **{
-      **vars(model),
-      'divisor': 'sqrt',
-      'attention_scale': scalar**-0.5 if caps(family) else None,
-      'scale_embed': family.fixed.get('scale_embed', False),
-      'tied': model.tied and embed == 1,
-    }
+  return dataclasses.replace(
+    model,
+    divisor='sqrt',
+    attention_scale=scalar**-0.5 if caps(family) else None,
+    scale_embed=family.fixed.get('scale_embed', False),
+    tied=model.tied and embed == 1,
   )
 
 
@@ -247,5 +246,3 @@ def _length(
     return max(known)
   given = before.get(MAX)
   return family.defaults[MAX] if given is None else given
-
-

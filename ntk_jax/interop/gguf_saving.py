@@ -184,9 +184,7 @@ def _declare(
   """Names, shapes and types of all tensors, before the first is gathered."""
   if divisors is not None:
     f32 = np.dtype(np.float32)
-    writer.add_tensor_info(
-      _FREQUENCIES, divisors.shape, f32, 4 * divisors.size
-    )
+    writer.add_tensor_info(_FREQUENCIES, divisors.shape, f32, 4 * divisors.size)
   for stack in stacks:
     shape = host.pieces[stack.sources[0]].shape
     if len(stack.sources) > 1:

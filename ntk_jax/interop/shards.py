@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ntk_jax.interop.folder import INDEX, SINGLE
+from ntk_jax.interop.folder import SINGLE
 from ntk_jax.typing import NDArray
 
 DTYPES = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16'}
@@ -35,9 +35,7 @@ class Entry(NamedTuple):
     return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def split(
-  entries: Sequence[Entry], most: int
-) -> dict[str, list[Entry]]:
+def split(entries: Sequence[Entry], most: int) -> dict[str, list[Entry]]:
   """File name -> its tensors, in the order given.
 
   Args:
@@ -121,5 +119,3 @@ def _header(shard: Sequence[Entry]) -> bytes:
     start = stop
   header = json.dumps(content, separators=(',', ':')).encode()
   return header + b' ' * (-len(header) % 8)
-
-

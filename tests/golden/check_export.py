@@ -45,6 +45,21 @@ GEMMA: dict[str, Any] = {
   'activation': 'gelu',
 }
 MIXED = (0, 1, 0, 1)
+METHODS = (
+  'default',
+  'linear',
+  'ntk',
+  'ntk_by_parts',
+  'ntk_fixed',
+  'ntk_mixed',
+  'theta_scale',
+  'yarn',
+  'yarn_harmonic',
+  'yarn_log',
+  'yarn_paper',
+)
+# Transformers 4 does not have their rope type, and says so.
+NOT_IN_4 = ('llama_p_rope',)
 
 
 def cases() -> dict[str, tuple[dict[str, Any], list[Any], dict[str, Any]]]:
@@ -68,11 +83,7 @@ def cases() -> dict[str, tuple[dict[str, Any], list[Any], dict[str, Any]]]:
   divisors = np.linspace(1.0, 3.0, 8)
   sides = {'short_factor': divisors, 'long_factor': 2 * divisors}
   found: dict[str, Any] = {
-    f'llama_{method}': ({}, [rope(method)], {})
-    for method in (
-      'default linear ntk yarn yarn_paper ntk_by_parts ntk_mixed ntk_fixed '
-      'yarn_harmonic yarn_log theta_scale'
-    ).split()
+    f'llama_{method}': ({}, [rope(method)], {}) for method in METHODS
   }
   frozen = {'freeze_length': 96}
   llama3 = {'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
@@ -100,7 +111,11 @@ def cases() -> dict[str, tuple[dict[str, Any], list[Any], dict[str, Any]]]:
       [plain],
       {},
     ),
-    'llama_scaled_embedding': ({'tied': True, 'scale_embed': True}, [plain], {}),
+    'llama_scaled_embedding': (
+      {'tied': True, 'scale_embed': True},
+      [plain],
+      {},
+    ),
     'llama_logn_frozen': ({}, [Scheme(spec('ntk'), logn)], frozen),
     'mistral_window': ({}, [local], {}),
     'mistral_window_yarn': ({}, [rope('yarn', 16)], {}),
@@ -123,7 +138,11 @@ def cases() -> dict[str, tuple[dict[str, Any], list[Any], dict[str, Any]]]:
       [rope('yarn', 16), rope('yarn')],
       {},
     ),
-    'gemma3_linear': (GEMMA | {'layer_plan': MIXED}, [local, rope('linear')], {}),
+    'gemma3_linear': (
+      GEMMA | {'layer_plan': MIXED},
+      [local, rope('linear')],
+      {},
+    ),
     'gemma3_yarn_theta': (
       GEMMA | {'layer_plan': (0, 0, 1, 0)},
       [rope('default', 16, theta=500.0), rope('yarn')],
@@ -183,7 +202,9 @@ def _of_last_position(scheme: Any, length: int) -> Any:
   if scheme.temperature is None:
     return scheme
   value = float(scheme.temperature(np.array([length - 1]))[0])
-  return dataclasses.replace(scheme, temperature=lambda p: np.full(p.shape, value))
+  return dataclasses.replace(
+    scheme, temperature=lambda p: np.full(p.shape, value)
+  )
 
 
 def read(folder: Path) -> None:
@@ -200,6 +221,8 @@ def read(folder: Path) -> None:
     except Exception as error:
       worst, shown = np.inf, f'refused: {type(error).__name__}: {error}'[:200]
     print(f'{path.name:28} {shown}')
+    if transformers.__version__.startswith('4') and path.name in NOT_IN_4:
+      continue
     wrong += [path.name] * (not worst <= TOLERANCE)
   print('all agree' if not wrong else f'differ: {", ".join(wrong)}')
   sys.exit(bool(wrong))
