@@ -136,7 +136,7 @@ def _of_options(family: Family, model: ModelConfig) -> list[str]:
       for field in _CAPS
       if getattr(model, field) is not None
     ]
-  experts = getattr(model, 'experts', 0)
+  experts = model.experts
   if routes(family) != (experts > 0):
     wrong.append(f'has {"only" if routes(family) else "no"} layers of experts')
   return wrong

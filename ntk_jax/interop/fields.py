@@ -191,8 +191,8 @@ def _shape(model: ModelConfig, family: Family) -> dict[str, Any]:
     }
   if routes(family):
     found |= {
-      'num_local_experts': getattr(model, 'experts', 0),
-      'num_experts_per_tok': getattr(model, 'experts_per_token', 0),
+      'num_local_experts': model.experts,
+      'num_experts_per_tok': model.experts_per_token,
     }
   return found
 

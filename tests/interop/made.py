@@ -40,6 +40,7 @@ GEMMA2 = GEMMA3 | {
   'attention_soft_cap': 5.0,
   'logit_soft_cap': 8.0,
 }
+EXPERTS: dict[str, Any] = {'experts': 3, 'experts_per_token': 2}
 QWEN3: dict[str, Any] = {'qk_norm': True}
 
 

@@ -18,6 +18,7 @@ from ntk_jax.rope.methods import METHODS
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from tests.interop.made import (
+  EXPERTS,
   GEMMA2,
   GEMMA3,
   ORIGINAL,
@@ -183,6 +184,8 @@ def test_two_sided_longrope_is_native() -> None:
     ('mistral', {}, [rope('yarn', 16)]),
     ('ministral', MIXED, [rope(window=16), rope()]),
     ('ministral', {'dim': 30}, [rope(window=16), rope()]),
+    ('mixtral', EXPERTS, [rope('yarn')]),
+    ('mixtral', EXPERTS, [rope(window=16)]),
     ('qwen2', {'qkv_bias': True}, [rope()]),
     ('qwen2', MIXED | {'qkv_bias': True}, [rope(), rope(window=16)]),
     ('qwen3', QWEN3, [rope()]),
@@ -230,6 +233,11 @@ def test_the_family_is_the_first_that_expresses_it(
     ),
     ({'attention_soft_cap': 9.0}, [rope()], 'no attention_soft_cap.* 9.0'),
     ({'logit_soft_cap': 9.0}, [rope()], 'no logit_soft_cap, which is 9.0'),
+    (
+      EXPERTS | {'qk_norm': True},
+      [rope()],
+      r'mixtral, never has norms on q and k|qwen3, has no layers of experts',
+    ),
     ({}, [NOPE], r'no position embedding \(NoPE\)'),
     (MIXED, [rope(), NOPE], r'no position embedding \(NoPE\)'),
     (
@@ -448,6 +456,12 @@ def test_a_family_is_kept_while_it_expresses_the_model() -> None:
   assert changed['pad_token_id'] is None
   assert changed['initializer_range'] == 0.03
   assert 'pretraining_tp' not in changed
+
+
+def test_experts_are_counted() -> None:
+  config = config_of([rope()], **EXPERTS)
+  assert config['num_local_experts'] == 3
+  assert config['num_experts_per_tok'] == 2
 
 
 def test_every_family_has_limits() -> None:

@@ -20,7 +20,7 @@ from ntk_jax.interop import gguf_saving
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.temperature import Temperature
-from tests.interop.made import QWEN3, SHAPE, made, rope, spec
+from tests.interop.made import EXPERTS, QWEN3, SHAPE, made, rope, spec
 
 HEAD = SHAPE['head_dim']
 
@@ -235,6 +235,22 @@ def test_qwen_rotates_halves_as_they_are(
     np.testing.assert_array_equal(
       read.tensors['blk.1.attn_k_norm.weight'], model.params.layers['k_norm'][1]
     )
+
+
+def test_experts_are_stacked(tmp_path: Path) -> None:
+  model = made([rope()], **EXPERTS)
+  read = saved(tmp_path, model, 'bfloat16')
+  layers = model.params.layers
+  assert read.fields['llama.expert_count'] == 3
+  assert read.fields['llama.expert_used_count'] == 2
+  router = 'blk.1.ffn_gate_inp.weight'
+  assert read.types[router] == 'F32'
+  np.testing.assert_array_equal(read.tensors[router].T, layers['router'][1])
+  for leaf in ('gate', 'up', 'down'):
+    name = f'blk.1.ffn_{leaf}_exps.weight'
+    assert read.types[name] == 'BF16'
+    wanted = np.asarray(layers[leaf][1]).astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(read.tensors[name].swapaxes(1, 2), wanted)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from ntk_jax.scheme import Scheme
 from ntk_jax.temperature import Temperature
 from tests import devices
 from tests.interop.made import (
+  EXPERTS,
   GEMMA2,
   GEMMA3,
   QWEN3,
@@ -42,6 +43,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[Scheme]]] = {
   'qwen3': (QWEN3, [rope()]),
   'gemma2': (GEMMA2 | {'layer_plan': (0, 1)}, [rope(window=8), rope()]),
   'gemma3': (GEMMA3 | {'layer_plan': (1, 0)}, [rope('yarn'), rope(window=8)]),
+  'mixtral': (EXPERTS, [rope('ntk_by_parts', 16)]),
   'phi3': ({}, [rope(partial_rotary_factor=0.5)]),
 }
 
@@ -115,6 +117,20 @@ def test_rows_are_where_hugging_face_has_them(tmp_path: Path) -> None:
   np.testing.assert_array_equal(stored['model.embed_tokens.weight'], p.embed)
   assert p.unembed is not None
   np.testing.assert_array_equal(stored['lm_head.weight'].T, p.unembed)
+
+
+def test_experts_are_where_mixtral_has_them(tmp_path: Path) -> None:
+  model = made([rope()], **EXPERTS)
+  interop.save(model, tmp_path / 'out')
+  stored = tensors_of(tmp_path / 'out')
+  layers = model.params.layers
+  at = 'model.layers.1.block_sparse_moe.'
+  same = np.testing.assert_array_equal
+  same(stored[f'{at}gate.weight'].T, layers['router'][1])
+  for name, leaf in (('w1', 'gate'), ('w3', 'up'), ('w2', 'down')):
+    for expert in range(3):
+      x = stored[f'{at}experts.{expert}.{name}.weight']
+      same(x.T, layers[leaf][1, expert])
 
 
 def test_mixed_dtypes_are_kept_and_aligned(tmp_path: Path) -> None:
