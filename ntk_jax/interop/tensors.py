@@ -51,7 +51,7 @@ def tensors(config: ModelConfig, family: Family) -> Iterator[Piece]:
   >>> config = ModelConfig(vocab=9, dim=4, layers=2)
   >>> pieces = list(tensors(config, FAMILIES['llama']))
   >>> len(pieces), pieces[3].name, pieces[3].shape
-  (20, 'model.layers.0.self_attn.q_proj.weight', (128, 4))
+  (20, 'model.layers.0.self_attn.k_proj.weight', (128, 4))
   """
   shapes: Any = param_shapes(config)
   yield _piece(EMBED, [('embed', shapes.embed)], (), False)
