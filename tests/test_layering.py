@@ -36,6 +36,7 @@ ORDER = (
   'loss',
   'learning_rate',
   'optimizer',
+  'trainable',
   'accumulate',
   'guard',
   'objective',

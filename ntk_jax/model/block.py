@@ -22,6 +22,12 @@ from ntk_jax.sharding import Axes, splits_kv
 from ntk_jax.typing import Array, ArrayLike
 
 Layer = dict[str, Array]
+ADAPTED = ('q', 'k', 'v', 'out')  # matrices that may have an adapter
+
+
+def adapter_names(key: str) -> tuple[str, str]:
+  """The names of the two factors that a layer adds to a matrix."""
+  return f'{key}_lora_a', f'{key}_lora_b'
 
 
 class Plan(NamedTuple):
@@ -70,6 +76,8 @@ class Weights:
     dim = 1 if key in ('out', 'down') else 0
     local = self._own_head(key, self.layer[key])
     local = local.astype(self.config.precision.compute)
+    if self.axes.size('fsdp') == 1:  # named, it would be kept as a copy
+      return local
     return name(self.axes.gather(local, 'fsdp', dim), 'weights')
 
   def project(self, x: Array, key: str) -> Array:
@@ -77,11 +85,11 @@ class Weights:
     bias = self.layer.get(f'{key}_bias')
     if bias is not None:
       bias = self._own_head(key, bias)
-    return dense(x, self.matrix(key), bias)
+    return self._times(x, key, bias)
 
   def add(self, x: Array, key: str) -> Array:
     """`x W + b` of a matrix whose rows are split: summed, tokens split."""
-    y = self.axes.scatter(dense(x, self.matrix(key)), 'tensor', 0)
+    y = self.axes.scatter(self._times(x, key), 'tensor', 0)
     bias = self.layer.get(f'{key}_bias')
     return y if bias is None else y + bias.astype(y.dtype)
 
@@ -89,6 +97,19 @@ class Weights:
     """The RMS norm of that name."""
     config = self.config
     return rms_norm(x, self.layer[key], config.norm_eps, config.norm_offset)
+
+  def _times(self, x: Array, key: str, bias: Array | None = None) -> Array:
+    """`x W + b`, and `x A B` where the matrix has an adapter."""
+    y = dense(x, self.matrix(key), bias)
+    a, b = adapter_names(key)
+    if a not in self.layer:
+      return y
+    down, up = self.layer[a], self._own_head(key, self.layer[b])
+    if key == 'out':
+      up = self.axes.gather(up, 'fsdp', 1)
+    else:
+      down = self.axes.gather(down, 'fsdp', 0)
+    return y + dense(dense(x, down), up)
 
   def _own_head(self, key: str, x: Array) -> Array:
     """Of k or v held by all devices, the head that this one's queries share."""

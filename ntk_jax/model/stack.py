@@ -44,7 +44,9 @@ class Stack:
     keys, values = [], []
     for part in segments(self.config.plan[first:last]):
       at = slice(first + part.start, first + part.stop)
-      shape = part.repeats, len(part.pattern)
+      # A dim for patterns of one layer would cost a copy of all matrices.
+      many = len(part.pattern) > 1
+      shape = (part.repeats, len(part.pattern)) if many else (part.repeats,)
       inputs = self.layers, self.windows, None if cache is None else cache.kv
       inputs = jax.tree.map(
         lambda a, at=at, shape=shape: a[at].reshape(*shape, *a.shape[1:]),
@@ -77,7 +79,8 @@ class Stack:
     gathers = axes.size('fsdp') > 1
     new = []
     for i, number in enumerate(pattern):
-      layer, window, kv = jax.tree.map(lambda a, i=i: a[i], inputs)
+      own = i if len(pattern) > 1 else ...
+      layer, window, kv = jax.tree.map(lambda a, own=own: a[own], inputs)
       plan = plans[number]
       if window is not None:
         plan = plan._replace(window=jnp.minimum(plan.window, window))

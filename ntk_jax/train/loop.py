@@ -111,6 +111,7 @@ def fit(
   loop: Loop,
   *,
   folder: Path,
+  frozen: Params | None = None,
   about: dict[str, Any] | None = None,
   observe: Observe = lambda steps, lines, stream: None,
 ) -> Trained:
@@ -123,6 +124,8 @@ def fit(
     source: batches.
     loop: how the run goes.
     folder: gets `checkpoints` and `metrics.jsonl`, one line per step.
+    frozen: parameters beside those of the state, which no step changes and no
+      checkpoint holds; on the mesh's devices if there is one.
     about: what the run is, in sections; a checkpoint of another is refused.
     observe: called whenever metrics are fetched, with the steps that they
       are of, the line of each, to which it may add numbers, and the stream,
@@ -159,6 +162,7 @@ def fit(
           _placed(batch, loop.mesh),
           arrays(batch.positions),
           np.float32(loop.schedule(step)),
+          frozen=frozen,
           config=loop.step,
           mesh=loop.mesh,
         )
