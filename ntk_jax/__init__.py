@@ -27,6 +27,7 @@ __all__ = [
   'attention',
   'cos_sin',
   'extend',
+  'interop',
   'mask',
   'model',
   'rerotate',

@@ -19,11 +19,12 @@ def start(*arguments: Any, devices: int) -> subprocess.Popen[str]:
     devices: how many of the CPU there are to be.
   """
   flags = f'--xla_force_host_platform_device_count={devices}'
+  path = os.pathsep.join((str(ROOT), str(ROOT / 'tests')))
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
     env=os.environ
-    | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)},
+    | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': path},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

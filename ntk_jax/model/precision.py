@@ -7,6 +7,9 @@ import dataclasses
 from ntk_jax.errors import unknown
 
 DTYPES = ('float32', 'bfloat16')
+# What parameters can be held in; float16 is of checkpoints, and training in it
+# underflows.
+_HELD = (*DTYPES, 'float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +34,9 @@ float32, bfloat16"]
 
   def problems(self) -> list[str]:
     """What is wrong, one message per field."""
+    allowed = {'params': _HELD, 'compute': DTYPES}
     return [
-      str(unknown(f'{field.name} dtype', value, DTYPES))
-      for field in dataclasses.fields(self)
-      if (value := getattr(self, field.name)) not in DTYPES
+      str(unknown(f'{name} dtype', getattr(self, name), dtypes))
+      for name, dtypes in allowed.items()
+      if getattr(self, name) not in dtypes
     ]

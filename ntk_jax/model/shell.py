@@ -26,6 +26,7 @@ class Transformer(nnx.Module):
   Attributes:
     config: the model's shape.
     schemes: rope, temperature and window by their number in the layer plan.
+    origin: the config.json that it was read from, as text; else empty.
     embed: as in `Params`, and so are the next three.
     layers: by name.
     final_norm: [D].
@@ -58,6 +59,7 @@ class Transformer(nnx.Module):
     config.validate()
     self.config = config
     self.schemes = tuple(schemes) or default_schemes(config)
+    self.origin = ''
     missing = max(config.plan) + 1 - len(self.schemes)
     if missing > 0:
       raise ConfigError(
@@ -117,7 +119,7 @@ class Transformer(nnx.Module):
     if positions is None and cache is not None:
       positions = cache.used + jnp.arange(tokens.shape[1])
     arrays = scheme_arrays(chosen, length, tokens.shape[1], positions)
-    return forward(
+    return _forward(
       self.params,
       self.config,
       jnp.asarray(tokens, jnp.int32),
@@ -126,6 +128,10 @@ class Transformer(nnx.Module):
       arrays,
       cache=cache,
     )
+
+
+# Compiled once for a config and a shape, whatever the schemes.
+_forward = jax.jit(forward, static_argnums=1)
 
 
 def default_schemes(config: ModelConfig) -> tuple[Scheme, ...]:
