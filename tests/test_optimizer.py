@@ -19,6 +19,7 @@ from ntk_jax.optimizer import (
   descend,
   global_norm,
   group_norms,
+  round_at_random,
 )
 
 
@@ -100,6 +101,37 @@ def test_moments_of_bfloat16_parameters() -> None:
     np.testing.assert_allclose(found, expected, rtol=2**-8)
 
 
+def test_second_moments_in_bfloat16_are_right_on_average() -> None:
+  """With b2 = 0.999 rounding to the nearest would stay where it began."""
+  count, steps = 4096, 1000
+  params = {'q': jnp.zeros(count)}
+  optimizer = adamw(
+    b2=0.999, clip_norm=None, mu_dtype='bfloat16', nu_dtype='bfloat16'
+  )
+  update: Any = jax.jit(optimizer.update)
+  state: Any = optimizer.init(params)
+  for step in range(steps):
+    grads = {'q': jnp.full(count, 2.0 if step == 0 else 0.5)}
+    _, state = update(grads, state, params)
+  assert state[1].mu['q'].dtype == state[1].nu['q'].dtype == jnp.bfloat16
+  first = 0.001 * 4.0
+  expected = 0.25 + (first - 0.25) * 0.999 ** (steps - 1)
+  found = np.asarray(state[1].nu['q'], np.float64)
+  np.testing.assert_allclose(found.mean(), expected, rtol=2e-3)
+  nearest = jnp.bfloat16(first)
+  for _ in range(steps - 1):
+    wide = 0.999 * nearest.astype(jnp.float32) + 0.001 * 0.25
+    nearest = wide.astype(jnp.bfloat16)
+  assert abs(float(nearest) - expected) > 0.2 * expected
+
+
+def test_rounding_at_random_keeps_what_bfloat16_holds() -> None:
+  x = jnp.array([0.0, -0.0, 1.0, -2.5, 3e38, 1e-38], jnp.bfloat16)
+  for seed in range(3):
+    kept = round_at_random(jax.random.key(seed), x.astype(jnp.float32))
+    np.testing.assert_array_equal(kept, x)
+
+
 def test_a_small_step_is_rounded_once() -> None:
   """A step that bfloat16 rounds to half a unit would then round up to one."""
   params = {'q': jnp.ones(1, jnp.bfloat16)}
@@ -169,6 +201,7 @@ def test_its_learning_rate_is_that_of_its_schedule() -> None:
     ({'clip_norm': 0.0}, 'clip_norm is 0.0, must be above 0, or None'),
     ({'clip_norm': float('inf')}, 'clip_norm is inf'),
     ({'mu_dtype': 'float16'}, "unknown mu_dtype 'float16'"),
+    ({'nu_dtype': 'float16'}, "unknown nu_dtype 'float16'"),
   ],
 )
 def test_settings_that_cannot_train_are_refused(
