@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ntk_jax.errors import ConfigError, unknown
@@ -179,35 +180,47 @@ def _rounding_nu(
     found: Any = adam.update(updates, wide, params)
     updates, after = found
     leaves, structure = jax.tree.flatten(after.nu)
-    key = jax.random.fold_in(jax.random.key(0), after.count)
+    step = after.count.astype(jnp.uint32) * len(leaves)
     rounded = [
-      round_at_random(jax.random.fold_in(key, number), leaf)
-      for number, leaf in enumerate(leaves)
+      round_at_random(step + number, leaf) for number, leaf in enumerate(leaves)
     ]
     return updates, after._replace(nu=jax.tree.unflatten(structure, rounded))
 
   return optax.GradientTransformation(init, update)
 
 
-def round_at_random(key: Array, x: Array) -> Array:
+def round_at_random(seed: ArrayLike, x: Array) -> Array:
   """Bfloat16 of float32: one of both neighbours, x on average.
 
-  The upper one has the probability `(x - lower) / (upper - lower)`: random bits
-  are added to the 16 that are then cut off.
+  The upper one has the probability `(x - lower) / (upper - lower)`: 16 bits of
+  a hash of place and seed are added to the 16 that are then cut off. (Bits of
+  `jax.random` would stand in memory beside every array; these are fused.)
 
   Args:
-    key: of `jax.random`.
+    seed: uint32 scalar, another one for every array and step.
     x: float32, finite.
 
   >>> x = jnp.full(10_000, 1 + 2**-9)  # a quarter of the way from 1 up
-  >>> up = round_at_random(jax.random.key(0), x) > 1
+  >>> up = round_at_random(0, x) > 1
   >>> print(up.mean().round(2))
   0.25
   """
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-  noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-  kept = ((bits + noise) >> 16).astype(jnp.uint16)
+  place = jnp.asarray(seed, jnp.uint32) * np.uint32(0x9E3779B9)
+  stride = 1
+  for dim in reversed(range(x.ndim)):
+    along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim)
+    place += along * np.uint32(stride % 2**32)
+    stride *= x.shape[dim]
+  kept = ((bits + (_mixed(place) >> 16)) >> 16).astype(jnp.uint16)
   return jax.lax.bitcast_convert_type(kept, jnp.bfloat16)
+
+
+def _mixed(x: Array) -> Array:
+  """A bijection of uint32 whose bits all depend on all bits (MurmurHash3)."""
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
 
 
 def descend(params: Tree, updates: Any, learning_rate: ArrayLike) -> Tree:

@@ -125,10 +125,24 @@ def test_second_moments_in_bfloat16_are_right_on_average() -> None:
   assert abs(float(nearest) - expected) > 0.2 * expected
 
 
+def test_rounding_at_random_is_uniform_over_places_and_seeds() -> None:
+  """Each share of the way rounds up as often, and no two arrays alike."""
+  share = np.tile(np.arange(16) / 16, 4096).reshape(32, 2048)
+  x = jnp.asarray(1 + share * 2**-7, jnp.float32)
+  up = np.stack([round_at_random(s, x) > 1 for s in range(4)])
+  for part in range(16):
+    found = up[:, :, part::16].mean(axis=(1, 2))
+    # Four standard deviations of 4096 draws.
+    assert np.abs(found - part / 16).max() < 4 * 0.5 / 64
+  half = up[:, :, 8::16].reshape(4, -1)
+  assert np.abs(np.corrcoef(half) - np.eye(4)).max() < 0.07
+  assert abs(np.corrcoef(half[0, 1:], half[0, :-1])[0, 1]) < 0.07
+
+
 def test_rounding_at_random_keeps_what_bfloat16_holds() -> None:
   x = jnp.array([0.0, -0.0, 1.0, -2.5, 3e38, 1e-38], jnp.bfloat16)
   for seed in range(3):
-    kept = round_at_random(jax.random.key(seed), x.astype(jnp.float32))
+    kept = round_at_random(seed, x.astype(jnp.float32))
     np.testing.assert_array_equal(kept, x)
 
 
