@@ -41,6 +41,7 @@ ORDER = (
   'guard',
   'objective',
   'step',
+  'memory',
   'traffic',
   'checkpoint',
   'metrics',
