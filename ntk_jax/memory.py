@@ -21,7 +21,7 @@ from ntk_jax.model.params import Params
 from ntk_jax.trainable import Trainable, trained_shapes
 
 GIB = 2**30
-WITHIN = 1.35  # the factor that the formula may be off by
+WITHIN = 1.3  # the factor that the formula may be off by
 _UPDATE = 2.5  # gradients and working copies of an update, in copies of both
 _TRANSIENT = 1.3  # one layer's backward pass, in what a layer can keep
 _LOGITS = 2**20  # numbers of a chunk of logits, or 1024 rows if those are more

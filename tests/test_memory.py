@@ -42,7 +42,6 @@ CASES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     512,
     'float32',
   ),
-  'adapters, none kept': ('lora', {'remat': 'full'}, 1024, 'float32'),
   'attention': ('attention', {'remat': 'attention'}, 1024, 'float32'),
   'dots': ('lora', {'remat': 'dots'}, 1024, 'float32'),
   'half weights': (
@@ -51,7 +50,6 @@ CASES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     128,
     'float32',
   ),
-  'wide': ('lora', {'remat': 'none', 'mlp_dim': 1408}, 512, 'float32'),
 }
 
 
