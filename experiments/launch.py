@@ -27,7 +27,10 @@ _MALLOPT = {
 
 
 def run(
-  main: Callable[[], None], define: Callable[[], object] | None = None
+  main: Callable[..., None],
+  define: Callable[[], object] | None = None,
+  *,
+  positional: bool = False,
 ) -> None:
   """Parses flags, runs `main`, and turns errors into a message and a code.
 
@@ -38,9 +41,11 @@ def run(
     main: what to run.
     define: defines flags that look at the command line when they are defined,
       as those of a config file do.
+    positional: whether `main` takes what stands on the command line beside
+      flags; without, that is an error.
   """
   app.run(
-    lambda argv: sys.exit(_guarded(main, argv)),
+    lambda argv: sys.exit(_guarded(main, argv, positional)),
     flags_parser=lambda argv: _parse(argv, define),
   )
 
@@ -58,13 +63,23 @@ def _parse(
     text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('"')
     if not isinstance(error, flags.Error):
       text = f'no such field or file: {text}'
+    text = _own_words(text)
     _refuse(f'{text}\nPass --help to see what there is.')
     sys.exit(USAGE_ERROR)
 
 
-def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
+def _own_words(text: str) -> str:
+  """A ConfigError of a config file without the traceback that flags add."""
+  last = text.strip().splitlines()[-1]
+  name = f'{ConfigError.__module__}.{ConfigError.__name__}: '
+  return last.removeprefix(name) if last.startswith(name) else text
+
+
+def _guarded(
+  main: Callable[..., None], argv: Sequence[str], positional: bool
+) -> int:
   try:
-    if len(argv) > 1:
+    if len(argv) > 1 and not positional:
       raise ConfigError(
         f'stray arguments: {" ".join(argv[1:])}; settings are given as '
         '--name=value (see --help)'
@@ -72,7 +87,7 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> int:
     keep_freed_memory()
     if not flags.FLAGS['verbosity'].present:  # orbax tells of every file
       logging.set_verbosity(logging.WARNING)
-    main()
+    main(*argv[1:])
     return 0
   except ConfigError as error:
     _refuse(str(error))

@@ -4,6 +4,7 @@
   python -m experiments.train --steps=200 --length=256 --corpus=my_texts/
   python -m experiments.train --config=experiments/configs/bytes_small.py \
     --config.model.qk_norm=True --config.optimizer.schedule=wsd
+  python -m experiments.train --config=experiments/configs/mistral.py:v0.1
   python -m experiments.train --config.schemes.at0.window=128
   python -m experiments.train --config.schemes.at0.temperature=logn \
     --config.schemes.at0.temperature_options="{'length': 512}"
@@ -12,7 +13,9 @@
 A config file returns a ConfigDict; --config.a.b=value changes a field of it,
 and the flags below are short names of some. What a field means is said by the
 dataclass of its section: ModelConfig, DataConfig, OptimizerConfig,
-SchemeConfig, MeshConfig, GuardConfig and TrainConfig. Layers with schemes of
+SchemeConfig, MeshConfig, GuardConfig and TrainConfig. Files of systems (llama2,
+longchat, yi, mistral, best_known) take a variant behind a colon, tiny unless it
+says real: experiments/configs/rows.py lists the words. Layers with schemes of
 their own (model.layer_plan) take a config file that lists the schemes. All
 wrong settings are reported at once, before any work.
 

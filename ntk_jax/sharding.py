@@ -159,15 +159,16 @@ def axes_of(mesh: Mesh | None) -> Axes:
   return Axes() if mesh is None else Axes(tuple(mesh.shape.items()))
 
 
-# The last part of a parameter's path -> the mesh axis of each of its dims. L,
-# the dim that stacks layers, is never split.
+# The last part of a parameter's path -> the mesh axis of each of its last
+# dims. Those before, which stack layers and experts, are never split: every
+# device has a part of each expert.
 _BY_NAME: dict[tuple[str, ...], tuple[str | None, ...]] = {
   ('embed',): ('tensor', 'fsdp'),
   ('unembed',): ('fsdp', 'tensor'),
-  ('q', 'k', 'v', 'gate', 'up'): (None, 'fsdp', 'tensor'),
-  ('out', 'down'): (None, 'tensor', 'fsdp'),
+  ('q', 'k', 'v', 'gate', 'up'): ('fsdp', 'tensor'),
+  ('out', 'down'): ('tensor', 'fsdp'),
+  ('router',): ('fsdp', None),
   ('q_bias', 'k_bias', 'v_bias', 'gate_bias', 'up_bias', 'head_norm'): (
-    None,
     'tensor',
   ),
   # Factors of adapters: their rank is never split.
@@ -203,22 +204,25 @@ def param_specs(params: Tree, mesh: Mesh, kv_heads: int) -> Tree:
   """
   split = splits_kv(kv_heads, mesh.shape['tensor'])
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: PartitionSpec(*leaf_spec(path, split)), params
+    lambda path, x: PartitionSpec(*leaf_spec(path, np.ndim(x), split)), params
   )
 
 
-def leaf_spec(path: tuple[Any, ...], split_kv: bool) -> tuple[str | None, ...]:
+def leaf_spec(
+  path: tuple[Any, ...], ndim: int, split_kv: bool
+) -> tuple[str | None, ...]:
   """The mesh axis of each dim of a parameter, by the last part of its path.
 
   Args:
     path: of the parameter in its tree.
+    ndim: its dims.
     split_kv: whether kv heads are split over tensor.
   """
   name = leaf_name(path)
   dims = _TABLE.get(name, ())
   if name in _KV and not split_kv:
-    return tuple(None if dim == 'tensor' else dim for dim in dims)
-  return dims
+    dims = tuple(None if dim == 'tensor' else dim for dim in dims)
+  return (None,) * (ndim - len(dims)) + dims if dims else ()
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

@@ -65,6 +65,8 @@ def step_traffic(
   at_ends = 2 * model.vocab * model.dim // mesh.tensor
   numbers = 3 * model.layers * in_layers + 2 * at_ends
   total[('fsdp',)] += compute * numbers * _ring(mesh.fsdp)
+  router = 3 * model.layers * model.dim * model.experts  # in float32
+  total[('fsdp',)] += 4 * router * _ring(mesh.fsdp)
   # tensor: the residual stream, at its ends once each way; and the loss.
   again = 0 if model.remat == 'none' else _AGAIN + model.post_norms
   blocks = _PER_BLOCK + again
@@ -100,7 +102,7 @@ def _replicated(
   split = splits_kv(model.kv_heads, mesh.tensor)
   found: collections.Counter[tuple[str, ...]] = collections.Counter()
   for path, shape in shapes:
-    used = {axis for axis in leaf_spec(path, split) if axis}
+    used = {axis for axis in leaf_spec(path, len(shape), split) if axis}
     copies = tuple(
       axis for axis in AXES if axis not in used and getattr(mesh, axis) > 1
     )

@@ -1,8 +1,8 @@
 """The letters of shapes, once, and the array types of public signatures.
 
 B batch, T query length, S key length, N query heads, K kv heads, G = N // K,
-H head dim, P = rotary_dim // 2 rotated pairs, D model, F mlp, V vocab,
-L layers. Inside functions arrays carry them as a suffix (`q_BTNH`).
+H head dim, P = rotary_dim // 2 rotated pairs, D model, F mlp, E experts,
+V vocab, L layers. Inside functions arrays carry them as a suffix (`q_BTNH`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Without one there is a single file of the usual name. Pickles are never opened.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,11 +191,11 @@ def dtype_of(stored: Stored) -> str:
 def _check_tied(embed: Stored, unembed: Stored) -> None:
   """The embedding's copy has to be one."""
   _check_one(unembed, embed.shape)
-  rows = range(0, embed.shape[0], _ROWS_AT_ONCE)
-  parts = ((slice(a, a + _ROWS_AT_ONCE), slice(None)) for a in rows)
+  starts = range(0, embed.shape[0], _ROWS_AT_ONCE)
+  ends = [*starts[1:], embed.shape[0]]
+  parts = [(slice(*ab), slice(None)) for ab in zip(starts, ends)]
   same = embed.dtype == unembed.dtype and all(
-    embed.read(part).tobytes() == unembed.read(part).tobytes()
-    for part in itertools.chain(parts)
+    embed.read(part).tobytes() == unembed.read(part).tobytes() for part in parts
   )
   if not same:
     raise ConfigError(

@@ -207,6 +207,8 @@ class _Leaf:
     x = jax.make_array_from_callback(shape, sharding, rows)
     at = np.asarray(part.at, np.int32)
     self.array = _put(self.array, x, at, part.transposed, self.sharding)
+    # Or tensors that are read faster than they are put would pile up.
+    jax.block_until_ready(self.array)
     return x
 
 

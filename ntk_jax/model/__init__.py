@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ntk_jax.model.cache import Cache, empty_cache
 from ntk_jax.model.config import ModelConfig
-from ntk_jax.model.params import Params, init_params, parameter_count
+from ntk_jax.model.params import (
+  Params,
+  active_parameter_count,
+  init_params,
+  parameter_count,
+)
 from ntk_jax.model.precision import Precision
 from ntk_jax.model.remat import REMAT
 from ntk_jax.model.transformer import Controls, forward
@@ -25,6 +30,7 @@ __all__ = [
   'Params',
   'Precision',
   'Transformer',
+  'active_parameter_count',
   'empty_cache',
   'forward',
   'init_params',

@@ -1,4 +1,4 @@
-"""One block of the decoder: attention, then a gated MLP, on flat tokens.
+"""One block of the decoder: attention, then gated MLPs, on flat tokens.
 
 The residual stream of a device is a part of its rows' tokens: the tensor axis
 splits tokens between the matrices and heads or hidden channels inside them.
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ntk_jax.attention.api import attention
 from ntk_jax.mask import Mask
 from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.experts import experts, route
 from ntk_jax.model.layers import dense, gated, rms_norm
 from ntk_jax.model.remat import name
 from ntk_jax.rope.rotate import apply_rope
@@ -71,11 +72,16 @@ class Weights:
     """Holds what `matrix` needs."""
     self.layer, self.config, self.axes = layer, config, axes
 
-  def matrix(self, key: str) -> Array:
-    """A matrix in the compute dtype, its residual dim gathered."""
-    dim = 1 if key in ('out', 'down') else 0
+  def matrix(self, key: str, dtype: str | None = None) -> Array:
+    """A matrix, or one per expert, its residual dim gathered.
+
+    Args:
+      key: its name.
+      dtype: None is the compute dtype.
+    """
+    dim = -1 if key in ('out', 'down') else -2
     local = self._own_head(key, self.layer[key])
-    local = local.astype(self.config.precision.compute)
+    local = local.astype(dtype or self.config.precision.compute)
     if self.axes.size('fsdp') == 1:  # named, it would be kept as a copy
       return local
     return name(self.axes.gather(local, 'fsdp', dim), 'weights')
@@ -89,9 +95,13 @@ class Weights:
 
   def add(self, x: Array, key: str) -> Array:
     """`x W + b` of a matrix whose rows are split: summed, tokens split."""
-    y = self.axes.scatter(self._times(x, key), 'tensor', 0)
+    y = self.summed(self._times(x, key))
     bias = self.layer.get(f'{key}_bias')
     return y if bias is None else y + bias.astype(y.dtype)
+
+  def summed(self, y: Array) -> Array:
+    """The sum over tensor of what each device adds, tokens split."""
+    return self.axes.scatter(y, 'tensor', 0)
 
   def norm(self, x: Array, key: str) -> Array:
     """The RMS norm of that name."""
@@ -150,10 +160,24 @@ def block(
   out, slots = _attend(h, weights, plan, rows, slots)
   x = x + _normed(weights.add(out, 'out'), weights, 'attention_post_norm')
   h = axes.gather(weights.norm(x, 'mlp_norm'), 'tensor', 0)
-  gate, up = weights.project(h, 'gate'), weights.project(h, 'up')
-  hidden = gated(gate, up, config.activation)
-  x = x + _normed(weights.add(hidden, 'down'), weights, 'mlp_post_norm')
+  mlp = _experts if config.experts else _mlp
+  x = x + _normed(mlp(h, weights), weights, 'mlp_post_norm')
   return x, slots
+
+
+def _mlp(h: Array, weights: Weights) -> Array:
+  """The gated MLP of all tokens."""
+  gate, up = weights.project(h, 'gate'), weights.project(h, 'up')
+  return weights.add(gated(gate, up, weights.config.activation), 'down')
+
+
+def _experts(h: Array, weights: Weights) -> Array:
+  """The MLP of experts: every device routes alike, and has a part of each."""
+  config = weights.config
+  router = weights.matrix('router', 'float32')
+  routes = route(h, router, config.experts_per_token)
+  gate, up, down = (weights.matrix(key) for key in ('gate', 'up', 'down'))
+  return weights.summed(experts(h, routes, gate, up, down, config.activation))
 
 
 def _normed(x: Array, weights: Weights, key: str) -> Array:

@@ -19,6 +19,7 @@ _FROM_ONE = (
   'kv_heads',
   'head_dim',
   'mlp_dim',
+  'experts_per_token',
   'rope_theta',
 )
 _ABOVE_ZERO = (
@@ -32,7 +33,7 @@ _ABOVE_ZERO = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """The shape of a decoder: RMS norms, rotary attention, a gated MLP.
+  """The shape of a decoder: RMS norms, rotary attention, gated MLPs.
 
   Attributes:
     vocab: token ids, V.
@@ -41,7 +42,11 @@ class ModelConfig:
     heads: query heads, N.
     kv_heads: key and value heads, K; divides heads. 1 is MQA, N is MHA.
     head_dim: width of a head, H; even.
-    mlp_dim: hidden width of the MLP, F.
+    mlp_dim: hidden width of the MLP, or of each expert, F.
+    experts: gated MLPs of a layer, E, behind a router (Mixtral); 0 is one MLP
+      without a router.
+    experts_per_token: those that a token is sent to. With 1 the router gets
+      no gradient.
     rope_theta: base of the rotary frequencies.
     layer_plan: for each layer the number of its scheme (rope, temperature,
       window) among those that a forward pass is given; empty is 0 for all.
@@ -75,6 +80,8 @@ class ModelConfig:
   kv_heads: int = 4
   head_dim: int = 32
   mlp_dim: int = 344
+  experts: int = 0
+  experts_per_token: int = 2
   rope_theta: float = 1e4
   layer_plan: tuple[int, ...] = ()
   activation: str = 'silu'
@@ -128,6 +135,7 @@ class ModelConfig:
       wrong.append(f'head_dim is {self.head_dim}, must be even for rope')
     if self.kv_heads > 0 and self.heads % self.kv_heads:
       wrong.append(f'kv_heads {self.kv_heads} must divide heads {self.heads}')
+    wrong += self._expert_problems()
     if self.layer_plan and len(self.layer_plan) != self.layers:
       wrong.append(
         f'layer_plan names the schemes of {len(self.layer_plan)} layers, '
@@ -144,6 +152,24 @@ class ModelConfig:
       if value not in allowed:
         wrong.append(str(unknown(name, value, allowed)))
     return wrong + self.precision.problems()
+
+  def _expert_problems(self) -> list[str]:
+    if self.experts == 0:
+      return []
+    wrong = []
+    if self.experts < 2:
+      wrong.append(
+        f'experts is {self.experts}, must be 0 (one MLP, no router) or at '
+        'least 2'
+      )
+    elif self.experts_per_token > self.experts:
+      wrong.append(
+        f'experts_per_token is {self.experts_per_token}, must be 1 to '
+        f'experts, {self.experts}'
+      )
+    if self.mlp_bias:
+      wrong.append('mlp_bias with experts: experts have no biases, turn it off')
+    return wrong
 
   def validate(self) -> None:
     """Raises ConfigError, all problems in one message."""

@@ -20,7 +20,8 @@ class Params(NamedTuple):
 
   Attributes:
     embed: input embedding [V, D].
-    layers: matrices, biases and norms by name, stacked over layers [L, ...].
+    layers: matrices, biases and norms by name, stacked over layers [L, ...];
+      with experts gate, up [L, E, D, F] and down [L, E, F, D], else without E.
     final_norm: [D].
     unembed: output matrix [D, V]; None where it is the embedding's transpose.
   """
@@ -32,13 +33,14 @@ class Params(NamedTuple):
 
 
 def param_shapes(config: ModelConfig) -> Params:
-  """A tree of shapes, the stacking dim L included.
+  """A tree of shapes, the stacking dims L and E included.
 
   >>> param_shapes(ModelConfig(vocab=9, dim=4, layers=2)).layers['q']
   (2, 4, 128)
   """
   c = config
   q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+  stacked = (c.experts,) if c.experts else ()
   layer: dict[str, tuple[int, ...]] = {
     'attention_norm': (c.dim,),
     'q': (c.dim, q),
@@ -46,10 +48,12 @@ def param_shapes(config: ModelConfig) -> Params:
     'v': (c.dim, kv),
     'out': (q, c.dim),
     'mlp_norm': (c.dim,),
-    'gate': (c.dim, c.mlp_dim),
-    'up': (c.dim, c.mlp_dim),
-    'down': (c.mlp_dim, c.dim),
+    'gate': (*stacked, c.dim, c.mlp_dim),
+    'up': (*stacked, c.dim, c.mlp_dim),
+    'down': (*stacked, c.mlp_dim, c.dim),
   }
+  if c.experts:
+    layer['router'] = (c.dim, c.experts)
   if c.qk_norm:
     layer |= {'q_norm': (c.head_dim,), 'k_norm': (c.head_dim,)}
   if c.head_norm:
@@ -106,6 +110,20 @@ def parameter_count(params: Params | ModelConfig) -> int:
     shapes = jax.tree.leaves(param_shapes(params), is_leaf=_is_shape)
     return sum(math.prod(shape) for shape in shapes)
   return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def active_parameter_count(config: ModelConfig) -> int:
+  """The number of scalars that one token meets: of E experts its own alone.
+
+  >>> config = ModelConfig(vocab=408, experts=8)
+  >>> parameter_count(config), active_parameter_count(config)
+  (4546688, 1376384)
+  """
+  total = parameter_count(config)
+  if not config.experts:
+    return total
+  of_one = 3 * config.layers * config.dim * config.mlp_dim
+  return total - (config.experts - config.experts_per_token) * of_one
 
 
 def _is_shape(x: Any) -> bool:

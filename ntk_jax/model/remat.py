@@ -2,7 +2,8 @@
 
 The blocks name what a policy can choose between: `layer_input`,
 `attention_out` with its `attention_lse`, and `weights`, the gathered ones.
-Gathered weights are never kept, or every device would hold all of them.
+Gathered weights are never kept, or every device would hold all of them; nor
+are slices of them, an expert's matrices once for each block of its tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from jax.ad_checkpoint import checkpoint_name
 _policies = jax.checkpoint_policies
 
 
+# How one expert's matrices are taken out of those of all.
+_SLICING = ('dynamic_slice', 'squeeze')
+
+
 def _all_but_weights(primitive: Any, *_: Any, **settings: Any) -> bool:
   """Keeps everything but matrices gathered over fsdp."""
   if primitive.name == 'all_gather':
     return 'fsdp' not in settings['axis_name']
+  if primitive.name in _SLICING:
+    return False
   return primitive.name != 'name' or settings['name'] != 'weights'
 
 

@@ -21,7 +21,7 @@ from ntk_jax.metrics import (
   Throughput,
   flops_per_token,
 )
-from ntk_jax.model.params import init_params, parameter_count
+from ntk_jax.model.params import active_parameter_count, init_params
 from ntk_jax.sharding import make_mesh
 from ntk_jax.step import StepConfig, TrainState, init_state, state_shardings
 from ntk_jax.train.loop import Lines, Loop, Stream, Trained, fit
@@ -126,7 +126,7 @@ class _Watch:
     windows = [config.schemes[number].window for number in model.plan]
     looked_up = 0 if model.tied else model.vocab * model.dim
     self._flops = flops_per_token(
-      parameter_count(model) - looked_up,
+      active_parameter_count(model) - looked_up,
       model.heads * model.head_dim,
       data.max_length,
       windows,

@@ -15,6 +15,7 @@ from ntk_jax.guard import GuardConfig
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.objective import Objective
 from ntk_jax.optimizer import OptimizerConfig
+from ntk_jax.rope.modifiers import Modifier
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.sharding import MeshConfig
@@ -35,7 +36,7 @@ class SchemeConfig:
     factor: the method's scale.
     attention_factor: of cos and sin; None is the method's own.
     options: other settings of the method, by name.
-    modifiers: names of rope modifiers.
+    modifiers: names of rope modifiers, or ('cope', n) and its like.
     temperature: a kind of `ntk_jax.temperature.Temperature`, or None.
     temperature_options: its settings, by name.
     window: keys that a query sees, or None for all.
@@ -48,7 +49,7 @@ class SchemeConfig:
   factor: float | None = None
   attention_factor: float | None = None
   options: Any = dataclasses.field(default_factory=dict)
-  modifiers: tuple[str, ...] = ()
+  modifiers: tuple[Modifier, ...] = ()
   temperature: str | None = None
   temperature_options: Any = dataclasses.field(default_factory=dict)
   window: int | None = None
@@ -56,6 +57,33 @@ class SchemeConfig:
   def __hash__(self) -> int:
     """Options are mappings: their text stands for them."""
     return hash(repr(self))
+
+  @classmethod
+  def of(cls, scheme: Scheme) -> SchemeConfig:
+    """The settings of a scheme; `scheme` makes an equal one of them.
+
+    Raises:
+      ConfigError: for a temperature that is not a `Temperature`.
+    """
+    spec, kind = scheme.spec, scheme.temperature
+    if kind is not None and not isinstance(kind, Temperature):
+      raise ConfigError(
+        f'temperature is {kind!r}: a setting names one of '
+        'ntk_jax.temperature.Temperature'
+      )
+    return cls(
+      method=spec.method,
+      theta=spec.theta,
+      partial_rotary_factor=spec.partial_rotary_factor,
+      original_length=spec.original_length,
+      factor=spec.factor,
+      attention_factor=spec.attention_factor,
+      options=dict(spec.options),
+      modifiers=spec.modifiers,
+      temperature=None if kind is None else kind.kind,
+      temperature_options={} if kind is None else dict(kind.settings),
+      window=scheme.window,
+    )
 
   def scheme(self, model: ModelConfig) -> Scheme:
     """The scheme of a model's heads.

@@ -68,6 +68,11 @@ def test_refusals(flag: str, says: str) -> None:
     ('--config.model.dimm=1', 'Did you mean "dim" instead of "dimm"?'),
     ('--config.model.dim=x', 'config.model.dim=x'),
     ('--config=nope.py', 'config cannot be read'),
+    (
+      '--config=experiments/configs/mistral.py:v0.9',
+      'takes one variant (v0.1, v0.2, v0.3, window-yarn) and real and base, '
+      "not 'v0.9'",
+    ),
     ('--mesh_data=3', 'takes 3 devices, there are 1'),
     ('--corpus=no/such', "corpus 'no/such' is neither a file nor a folder"),
     ('--config.schemes.at0.window=0', 'schemes[0]: window is 0'),

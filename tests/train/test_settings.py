@@ -15,7 +15,10 @@ from ntk_jax.data.settings import DataConfig
 from ntk_jax.errors import ConfigError
 from ntk_jax.model import ModelConfig
 from ntk_jax.optimizer import OptimizerConfig
-from ntk_jax.train import TrainConfig, run
+from ntk_jax.rope.spec import RopeSpec
+from ntk_jax.scheme import Scheme
+from ntk_jax.temperature import Temperature
+from ntk_jax.train import SchemeConfig, TrainConfig, run
 
 GOOD: dict[str, Any] = to_plain(
   TrainConfig(
@@ -48,6 +51,30 @@ def test_the_good_settings_are_good() -> None:
   config = from_dict(TrainConfig, GOOD)
   config.validate(1)
   assert to_plain(config) == GOOD
+
+
+def test_a_scheme_names_its_settings() -> None:
+  spec = RopeSpec(
+    'yarn',
+    32,
+    theta=2e4,
+    partial_rotary_factor=0.5,
+    original_length=64,
+    factor=4.0,
+    attention_factor=1.25,
+    options={'beta_fast': 16.0},
+    modifiers=('resonance', ('cope', 4)),
+  )
+  scheme = Scheme(spec, Temperature('ministral', length=64, beta=0.2), 48)
+  config = SchemeConfig.of(scheme)
+  assert config.scheme(ModelConfig(vocab=9)) == scheme
+  back = from_dict(SchemeConfig, json.loads(json.dumps(to_plain(config))))
+  assert back.scheme(ModelConfig(vocab=9)) == scheme
+  assert SchemeConfig.of(Scheme(RopeSpec('default', 32))) == SchemeConfig(
+    theta=1e4
+  )
+  with pytest.raises(ConfigError, match=r'names one of ntk_jax\.temperature'):
+    SchemeConfig.of(Scheme(spec, lambda p: Temperature('grok', length=9)(p)))
 
 
 YARN = {'method': 'yarn', 'original_length': 32, 'factor': 4.0}
