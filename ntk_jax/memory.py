@@ -91,7 +91,7 @@ def step_need(
   logits = 3 * 4 * max(_ROWS * model.vocab, _LOGITS)
   spare = microbatches > 1  # the sum beside the gradient of a part
   return Need(
-    parameters=_bytes(trained) + _bytes(frozen),
+    parameters=tree_bytes(trained) + tree_bytes(frozen),
     cast=compute.itemsize
     * sum(_cast(part, compute) for part in (trained, frozen)),
     moments=count * sum(np.dtype(dtype).itemsize for dtype in moments),
@@ -128,7 +128,8 @@ def _count(part: Params) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(part))
 
 
-def _bytes(part: Params) -> int:
+def tree_bytes(part: Params) -> int:
+  """Bytes of all arrays of a tree, or of its shapes."""
   leaves = jax.tree.leaves(part)
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
