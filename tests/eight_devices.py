@@ -59,6 +59,21 @@ CASES: dict[str, tuple[ModelConfig, MeshConfig, bool]] = {
     MeshConfig(data=2, fsdp=2, tensor=2),
     True,
   ),
+  'experts': (
+    dataclasses.replace(PLAIN, experts=4, tied=False),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    False,
+  ),
+  'experts, dots kept': (
+    dataclasses.replace(PLAIN, experts=6, experts_per_token=3, remat='dots'),
+    MeshConfig(fsdp=2, tensor=4),
+    False,
+  ),
+  'experts, everything': (
+    dataclasses.replace(EVERYTHING, mlp_bias=False, experts=4, remat='full'),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    True,
+  ),
 }
 
 

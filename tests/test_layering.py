@@ -60,6 +60,7 @@ ORDER = (
 HOMES: dict[str, str | tuple[str, ...]] = {
   'absl': 'data/pipeline.py',  # grain asks absl for flags
   'flax': 'model/',
+  'gguf': 'interop/gguf_saving.py',
   'grain': 'data/pipeline.py',
   'matplotlib': 'plot/',
   'optax': 'optimizer.py',

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from ntk_jax.interop.architectures import Architecture, architecture
+  from ntk_jax.interop.gguf_saving import save_gguf
   from ntk_jax.interop.loading import load
+  from ntk_jax.interop.saving import save
 
-__all__ = ['Architecture', 'architecture', 'load']
+__all__ = ['Architecture', 'architecture', 'load', 'save', 'save_gguf']
 _HOMES = {
   'Architecture': 'architectures',
   'architecture': 'architectures',
   'load': 'loading',
+  'save': 'saving',
+  'save_gguf': 'gguf_saving',
 }
 
 

@@ -81,11 +81,31 @@ def decoder(
     out = project(out, 'out')
     x = x + (normed(out, w['attention_post_norm']) if c.post_norms else out)
     h = normed(x, w['mlp_norm'])
-    hidden = gate_of(project(h, 'gate'), c.activation) * project(h, 'up')
-    out = project(hidden, 'down')
+    if c.experts:
+      out = mixture(h, w, c)
+    else:
+      hidden = gate_of(project(h, 'gate'), c.activation) * project(h, 'up')
+      out = project(hidden, 'down')
     x = x + (normed(out, w['mlp_post_norm']) if c.post_norms else out)
   last = held.embed.T if c.tied else held.unembed
   return capped(normed(x, held.final_norm) @ last, c.logit_soft_cap)
+
+
+def mixture(
+  h: np.ndarray, w: dict[str, np.ndarray], c: ModelConfig
+) -> np.ndarray:
+  """The MLP of experts, token by token and expert by expert."""
+  out = np.zeros_like(h)
+  for i, token in enumerate(h):
+    odds = np.exp(token @ w['router'] - (token @ w['router']).max())
+    p = odds / odds.sum()
+    # A stable sort: of equal ones the lower number first.
+    chosen = np.argsort(-p, kind='stable')[: c.experts_per_token]
+    for e in chosen:
+      hidden = gate_of(token @ w['gate'][e], c.activation)
+      hidden = hidden * (token @ w['up'][e])
+      out[i] += p[e] / p[chosen].sum() * (hidden @ w['down'][e])
+  return out
 
 
 def attend(
