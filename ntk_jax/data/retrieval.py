@@ -151,7 +151,8 @@ def choose_pairs(
   Raises:
     ConfigError: a vocabulary of too few tokens.
 
-  >>> words = dict(enumerate('? ab cd ef gh ij kl mn op qr st uv wx yz'.split()))
+  >>> words = '? ab cd ef gh ij kl mn op qr st uv wx yz'.split()
+  >>> words = dict(enumerate(words))
   >>> words |= {i: 'x' + chr(83 + i) for i in range(14, 30)}
   >>> pairs = choose_pairs(30, lambda i: words[i[0]], {1}, np.array([2, 2, 3]))
   >>> pairs.keys, pairs.values[:2]
@@ -212,7 +213,7 @@ def pairs_by_depth(
 def _places(
   rng: np.random.Generator, rows: int, length: int, size: int
 ) -> tuple[NDArray, NDArray]:
-  """Where needles of a size begin, one in each bin, and where they are asked."""
+  """Where needles of a size begin, one in each bin, and where one asks."""
   tail = max(KEYS, length // 8)
   edges = np.linspace(0, length - tail, KEYS + 1).astype(np.int64)
   needles = rng.integers(edges[:-1], edges[1:] + 1 - size, size=(rows, KEYS))

@@ -132,7 +132,10 @@ def subject(config: ExtendConfig, checkpoint: Checkpoint) -> Subject:
   )
   mark = fingerprint(text.fingerprint, tokenizer.fingerprint)
   pairs = choose_pairs(
-    tokenizer.vocab, tokenizer.decode, tokenizer.special, np.concatenate(held_out)
+    tokenizer.vocab,
+    tokenizer.decode,
+    tokenizer.special,
+    np.concatenate(held_out),
   )
   spec = checkpoint.schemes[extended(checkpoint.schemes)[0]].spec
   setting = Setting(
@@ -183,7 +186,7 @@ def as_model(
   params: Params,
   schemes: tuple[Scheme, ...],
 ) -> Transformer:
-  """What `ntk_jax.interop.save` writes: these parameters under these schemes."""
+  """Parameters under schemes, as `ntk_jax.interop.save` writes them."""
   model = with_params(config.model, params, schemes)
   model.origin = json.dumps(read_json(checkpoint.folder / 'config.json'))
   return model

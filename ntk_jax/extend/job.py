@@ -79,9 +79,7 @@ def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
       if candidate is shown and checkpoint is None:
         lines.append(draw_line('tuned', seeds, ends, candidate, name))
       del ends
-    result = outcome(
-      config, model.text, models, compared, tuned, others, lines
-    )
+    result = outcome(config, model.text, models, compared, tuned, others, lines)
     if checkpoint is not None:
       result |= {'unit': 'token', 'checkpoint': model.about}
       if config.export is not None:
@@ -108,9 +106,11 @@ def _prepared(
   line = memory_line(config)
   print(f'fine-tuning {line}', file=sys.stderr, flush=True)
   found = subject(config, checkpoint)
-  return config, dataclasses.replace(
-    found, about={**(found.about or {}), 'memory': line}
-  ), checkpoint
+  return (
+    config,
+    dataclasses.replace(found, about={**(found.about or {}), 'memory': line}),
+    checkpoint,
+  )
 
 
 def _index_of_none(candidates: list[Candidate]) -> int:
@@ -160,8 +160,7 @@ def _work(
 ) -> float:
   """Work of the whole job, in tokens of a forward pass."""
   tokens = [
-    config.batch_rows(n) * n
-    for n in (config.train_length, config.target)
+    config.batch_rows(n) * n for n in (config.train_length, config.target)
   ]
   here = config.checkpoint is None
   train = training_work(config.train_steps, tokens[0]) if here else 0

@@ -161,7 +161,6 @@ class ExtendConfig:
     if wrong:
       raise ConfigError('; '.join(wrong))
 
-
   def _target_problems(self) -> list[str]:
     if self.target_length is None and self.target_factor < 2:
       return [
@@ -182,8 +181,8 @@ class ExtendConfig:
       wrong.append(str(unknown('moments', self.moments, DTYPES)))
     if self.checkpoint is None and self.export is not None:
       wrong.append(
-        f'export is {self.export!r}: it writes an extended checkpoint; name one '
-        'with checkpoint'
+        f'export is {self.export!r}: it writes an extended checkpoint; name '
+        'one with checkpoint'
       )
     if self.checkpoint is not None and self.seeds != 1:
       wrong.append(

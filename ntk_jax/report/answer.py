@@ -138,11 +138,11 @@ def _not_learned(part: Part) -> str:
     )
   if part.result.get('checkpoint'):
     return (
-      '**No ranking: the model does not recall what is hidden in the text.** '
-      f'At its own length of {part.train} it finds {share(found)} of the hidden '
-      f'values (chance is {percent(rules["chance"])}). It was never trained on '
-      'these questions: a value stands behind its key somewhere, and the key '
-      'comes again; reading on is all it takes. Below '
+      '**No ranking: the model does not recall what is hidden in text.** At '
+      f'its own length of {part.train} it finds {share(found)} of the hidden '
+      f'values (chance is {percent(rules["chance"])}). It was never trained '
+      'on these questions: a value stands behind its key somewhere, and the '
+      'key comes again; reading on is all it takes. Below '
       f'{percent(rules["learned"])} nothing is ranked: loss alone misleads, '
       'for a model that sees nothing but the last few words can have the '
       'lowest. The losses below are what there is to go by.'

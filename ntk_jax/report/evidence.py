@@ -92,8 +92,8 @@ def how_sure(result: Plain) -> list[str]:
   ]
   if result.get('checkpoint'):
     lines.append(
-      'The intervals resample test rows; they do not say what fine-tuning again '
-      'would change.'
+      'The intervals resample test rows; they do not say what fine-tuning '
+      'again would change.'
     )
   elif len(seeds) == 1:
     lines.append(

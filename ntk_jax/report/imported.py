@@ -67,9 +67,7 @@ def exported(result: Plain) -> list[str]:
     return []
   lines = ['## The exported checkpoint']
   for refused in facts['refused']:
-    lines.append(
-      f'`{refused["name"]}` cannot be written: {refused["reason"]}.'
-    )
+    lines.append(f'`{refused["name"]}` cannot be written: {refused["reason"]}.')
   if facts['method'] is None:
     return [*lines, '**Nothing was written.**']
   why = {

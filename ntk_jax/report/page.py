@@ -115,7 +115,7 @@ def _not_applicable(result: Plain) -> list[str]:
 def _reproduce(result: Plain) -> list[str]:
   corpus, times = result['corpus'], result['times']
   seconds = {
-    'training': times['train'],
+    'loading' if result.get('checkpoint') else 'training': times['train'],
     'comparison': sum(times['compare'].values()),
     'fine-tuning': sum(times['tune'].values()),
     'the problem': sum(times['problem'].values()),
