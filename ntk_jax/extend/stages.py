@@ -27,7 +27,7 @@ from ntk_jax.objective import Objective
 from ntk_jax.optimizer import Schedule, adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.step import StepConfig, init_state
+from ntk_jax.step import StepConfig, TrainState, init_state
 from ntk_jax.train.loop import Loop, Trained, fit
 from ntk_jax.trainable import Trainable, merge, split
 
@@ -165,10 +165,16 @@ class Stages:
       adamw(mu_dtype=moments, nu_dtype=moments),
       trainable=trainable,
     )
-    start, frozen = split(params, trainable, jax.random.key(self.seed))
-    trained = fit(
+    key = jax.random.key(self.seed)
+    _, frozen = split(params, trainable, key)
+
+    def start() -> TrainState:
       # A copy: the first step donates its state.
-      lambda: init_state(jax.tree.map(jnp.copy, start), step),
+      trained, _ = split(params, trainable, key)
+      return init_state(jax.tree.map(jnp.copy, trained), step)
+
+    trained = fit(
+      start,
       schemes,
       mixture,
       Loop(step, schedule, save_every=max(1, schedule.steps // _SAVES)),
