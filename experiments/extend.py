@@ -11,6 +11,15 @@ report.json, results.csv and plots in the workdir (2 to 5 minutes on 2 cores).
   python -m experiments.extend --methods=all --seeds=3
   python -m experiments.extend --corpus=my_texts/ --workdir=runs/mine
 
+With --checkpoint it does the same for a Hugging Face model: no base is trained,
+methods are compared on the model as it is, the best are fine-tuned at the
+target, and --export writes the winner for transformers, vLLM and llama.cpp.
+What fine-tuning needs of memory is printed before anything is loaded.
+
+  python -m experiments.extend --checkpoint=path/to/model --corpus=my_texts/ \\
+    --target_length=32768 --trainable=lora:16 --moments=bfloat16 \\
+    --export=model-32k
+
 A method is a name (none, linear, ntk, dynamic, yarn, by_parts, yarn_scaled,
 llama3, ...; a wrong one prints the list) with additions: +logn (a temperature
 that grows with position), +window (see only the last 128 tokens), +resonance,
@@ -80,6 +89,39 @@ _WORKDIR = flags.DEFINE_string(
   'where stages and the report go (default: runs/extend, or runs/extend-fast '
   'with --fast)',
 )
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint',
+  None,
+  'a folder with config.json, safetensors and tokenizer.json, or a name on the '
+  'hub: the model to extend (default: one is trained)',
+)
+_TARGET_LENGTH = flags.DEFINE_integer(
+  'target_length',
+  None,
+  'tokens to extend to (default: target_factor times the trained length)',
+)
+_TRAINABLE = flags.DEFINE_string(
+  'trainable',
+  None,
+  'what fine-tuning trains: all, attention, norms_embeddings, lora[:rank] '
+  '(adapters, merged at the end) or longlora[:rank] (adapters, norms and '
+  f'embeddings) (default: {_DEFAULT.trainable})',
+)
+_MOMENTS = flags.DEFINE_string(
+  'moments',
+  None,
+  'dtype of the optimizer in fine-tuning, float32 or bfloat16 (default: '
+  f'{_DEFAULT.moments})',
+)
+_TUNE_LEARNING_RATE = flags.DEFINE_float(
+  'tune_learning_rate',
+  None,
+  'peak of fine-tuning (default: 1e-3 for a model trained here; 2e-5 for a '
+  'checkpoint, 2e-4 for its adapters)',
+)
+_EXPORT = flags.DEFINE_string(
+  'export', None, 'a new folder for the fine-tuned winner of a checkpoint'
+)
 _FAST = flags.DEFINE_boolean(
   'fast', False, 'a tiny model and few steps, to see the way in seconds'
 )
@@ -91,6 +133,12 @@ _SETTINGS = (
   _CORPUS,
   _TRAIN_STEPS,
   _TUNE_STEPS,
+  _CHECKPOINT,
+  _TARGET_LENGTH,
+  _TRAINABLE,
+  _MOMENTS,
+  _TUNE_LEARNING_RATE,
+  _EXPORT,
 )
 
 

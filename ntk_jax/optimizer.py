@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ntk_jax.errors import ConfigError, unknown
@@ -56,8 +57,10 @@ class OptimizerConfig:
     eps: added to the root of that mean.
     weight_decay: of matrices, in units of the learning rate.
     clip_norm: largest global norm of a gradient; None does not clip.
-    mu_dtype: dtype of the first moment. The second stays float32: its
-      increments of a share 1 - b2 would round to nothing in bfloat16.
+    mu_dtype: dtype of the first moment.
+    nu_dtype: dtype of the second moment. In bfloat16 it is rounded up or down
+      at random, right on average: rounded to the nearest, increments of a
+      share 1 - b2 below 0.004 would be lost.
   """
 
   peak: float
@@ -73,6 +76,7 @@ class OptimizerConfig:
   weight_decay: float = 0.1
   clip_norm: float | None = 1.0
   mu_dtype: str = 'float32'
+  nu_dtype: str = 'float32'
 
   def validate(self) -> None:
     """Raises ConfigError, all problems in one message."""
@@ -87,8 +91,9 @@ class OptimizerConfig:
     clip = self.clip_norm
     if clip is not None and not (math.isfinite(clip) and clip > 0):
       wrong.append(f'clip_norm is {clip}, must be above 0, or None for none')
-    if self.mu_dtype not in _DTYPES:
-      wrong.append(str(unknown('mu_dtype', self.mu_dtype, _DTYPES)))
+    for name in ('mu_dtype', 'nu_dtype'):
+      if getattr(self, name) not in _DTYPES:
+        wrong.append(str(unknown(name, getattr(self, name), _DTYPES)))
     if wrong:
       raise ConfigError('optimizer: ' + '; '.join(wrong))
 
@@ -114,6 +119,7 @@ class OptimizerConfig:
       weight_decay=self.weight_decay,
       clip_norm=self.clip_norm,
       mu_dtype=self.mu_dtype,
+      nu_dtype=self.nu_dtype,
     )
 
 
@@ -126,6 +132,7 @@ def adamw(
   weight_decay: float = 0.1,
   clip_norm: float | None = 1.0,
   mu_dtype: str = 'float32',
+  nu_dtype: str = 'float32',
 ) -> optax.GradientTransformation:
   """Clip to a norm, Adam, weight decay on matrices.
 
@@ -133,12 +140,16 @@ def adamw(
   the dtype of the parameters; `descend` scales it. Equal settings give the
   same object, so as a static argument of jit it compiles once.
 
-  Source: Loshchilov and Hutter 2019 (arXiv 1711.05101).
+  Source: Loshchilov and Hutter 2019 (arXiv 1711.05101); both moments in
+  bfloat16: DeepSeek-AI 2024 (arXiv 2412.19437), section 3.3.
   """
   no_clip = optax.identity()
+  adam = optax.scale_by_adam(
+    b1=b1, b2=b2, eps=eps, mu_dtype=jnp.dtype(mu_dtype)
+  )
   chain = optax.chain(
     no_clip if clip_norm is None else optax.clip_by_global_norm(clip_norm),
-    optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=jnp.dtype(mu_dtype)),
+    adam if nu_dtype == 'float32' else _rounding_nu(adam),
     optax.add_decayed_weights(weight_decay, mask=_is_matrix),
     optax.scale(-1.0),
   )
@@ -152,6 +163,64 @@ def adamw(
     return chain.update(_float32(updates), state, _float32(params))
 
   return optax.GradientTransformation(init, update)
+
+
+def _rounding_nu(
+  adam: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Adam that keeps its second moment in bfloat16 between steps."""
+
+  def init(params: Any) -> Any:
+    state: Any = adam.init(params)
+    nu = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.nu)
+    return state._replace(nu=nu)
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    wide: Any = state._replace(nu=_float32(state.nu))
+    found: Any = adam.update(updates, wide, params)
+    updates, after = found
+    leaves, structure = jax.tree.flatten(after.nu)
+    step = after.count.astype(jnp.uint32) * len(leaves)
+    rounded = [
+      round_at_random(step + number, leaf) for number, leaf in enumerate(leaves)
+    ]
+    return updates, after._replace(nu=jax.tree.unflatten(structure, rounded))
+
+  return optax.GradientTransformation(init, update)
+
+
+def round_at_random(seed: ArrayLike, x: Array) -> Array:
+  """Bfloat16 of float32: one of both neighbours, x on average.
+
+  The upper one has the probability `(x - lower) / (upper - lower)`: 16 bits of
+  a hash of place and seed are added to the 16 that are then cut off. (Bits of
+  `jax.random` would stand in memory beside every array; these are fused.)
+
+  Args:
+    seed: uint32 scalar, another one for every array and step.
+    x: float32, finite.
+
+  >>> x = jnp.full(10_000, 1 + 2**-9)  # a quarter of the way from 1 up
+  >>> up = round_at_random(0, x) > 1
+  >>> print(up.mean().round(2))
+  0.25
+  """
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  place = jnp.asarray(seed, jnp.uint32) * np.uint32(0x9E3779B9)
+  stride = 1
+  for dim in reversed(range(x.ndim)):
+    along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim)
+    place += along * np.uint32(stride % 2**32)
+    stride *= x.shape[dim]
+  kept = ((bits + (_mixed(place) >> 16)) >> 16).astype(jnp.uint16)
+  return jax.lax.bitcast_convert_type(kept, jnp.bfloat16)
+
+
+def _mixed(x: Array) -> Array:
+  """A bijection of uint32 whose bits all depend on all bits (MurmurHash3)."""
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
 
 
 def descend(params: Tree, updates: Any, learning_rate: ArrayLike) -> Tree:

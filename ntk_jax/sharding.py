@@ -171,9 +171,14 @@ _BY_NAME: dict[tuple[str, ...], tuple[str | None, ...]] = {
   ('q_bias', 'k_bias', 'v_bias', 'gate_bias', 'up_bias', 'head_norm'): (
     'tensor',
   ),
+  # Factors of adapters: their rank is never split.
+  ('q_lora_a', 'k_lora_a', 'v_lora_a'): (None, 'fsdp', None),
+  ('q_lora_b', 'k_lora_b', 'v_lora_b'): (None, None, 'tensor'),
+  ('out_lora_a',): (None, 'tensor', None),
+  ('out_lora_b',): (None, None, 'fsdp'),
 }
 _TABLE = {name: spec for names, spec in _BY_NAME.items() for name in names}
-_KV = ('k', 'v', 'k_bias', 'v_bias')
+_KV = ('k', 'v', 'k_bias', 'v_bias', 'k_lora_b', 'v_lora_b')
 
 
 def splits_kv(kv_heads: int, tensor: int) -> bool:

@@ -29,11 +29,12 @@ from ntk_jax.optimizer import (
   group_norms,
 )
 from ntk_jax.sharding import BATCH, param_specs, shardings
+from ntk_jax.trainable import Trainable, combine
 from ntk_jax.typing import Array
 
 
 class TrainState(NamedTuple):
-  """Everything that a step changes."""
+  """Everything that a step changes: of the parameters the trained ones."""
 
   params: Params
   optimizer: OptimizerState
@@ -69,12 +70,14 @@ class StepConfig:
     transform: of the optimizer, as `OptimizerConfig.transform` gives it.
     guard: when a step is skipped.
     microbatches: parts of a batch whose gradients are made one by one.
+    trainable: which parameters are in the state; the others are an argument.
   """
 
   objective: Objective
   transform: Any
   guard: GuardConfig = GuardConfig()
   microbatches: int = 1
+  trainable: Trainable = Trainable()
 
 
 def init_state(params: Params, config: StepConfig) -> TrainState:
@@ -98,6 +101,7 @@ def train_step(
   schemes: Schemes,
   learning_rate: Array,
   controls: Controls | None = None,
+  frozen: Params | None = None,
   *,
   config: StepConfig,
   mesh: Mesh | None = None,
@@ -113,13 +117,14 @@ def train_step(
     schemes: arrays of the layer plan's schemes, of one shape for all methods.
     learning_rate: float32 scalar.
     controls: choices of run time, or None.
+    frozen: parameters that are not trained, as `trainable.split` gives them.
     config: static.
     mesh: static; None is one device.
 
   Returns:
     The new state and this step's metrics.
   """
-  sums_of = functools.partial(_sums, state.params, config.objective, mesh)
+  sums_of = functools.partial(_sums, state.params, frozen, config, mesh)
   parts = _parts(batch, schemes, controls, config.microbatches)
   _, means, grads = accumulate(sums_of, parts)
   norm = global_norm(grads)
@@ -169,7 +174,8 @@ def _parts(
 
 def _sums(
   params: Params,
-  objective: Objective,
+  frozen: Params | None,
+  config: StepConfig,
   mesh: Mesh | None,
   part: tuple[Batch, Schemes, Controls | None],
 ) -> Sums:
@@ -178,7 +184,12 @@ def _sums(
 
   def summed(params: Params) -> tuple[Array, Losses]:
     sums = losses(
-      params, batch, schemes, controls, objective=objective, mesh=mesh
+      combine(params, frozen, config.trainable),
+      batch,
+      schemes,
+      controls,
+      objective=config.objective,
+      mesh=mesh,
     )
     return sums.loss, sums
 

@@ -19,6 +19,7 @@ from ntk_jax.optimizer import (
   descend,
   global_norm,
   group_norms,
+  round_at_random,
 )
 
 
@@ -100,6 +101,51 @@ def test_moments_of_bfloat16_parameters() -> None:
     np.testing.assert_allclose(found, expected, rtol=2**-8)
 
 
+def test_second_moments_in_bfloat16_are_right_on_average() -> None:
+  """With b2 = 0.999 rounding to the nearest would stay where it began."""
+  count, steps = 4096, 1000
+  params = {'q': jnp.zeros(count)}
+  optimizer = adamw(
+    b2=0.999, clip_norm=None, mu_dtype='bfloat16', nu_dtype='bfloat16'
+  )
+  update: Any = jax.jit(optimizer.update)
+  state: Any = optimizer.init(params)
+  for step in range(steps):
+    grads = {'q': jnp.full(count, 2.0 if step == 0 else 0.5)}
+    _, state = update(grads, state, params)
+  assert state[1].mu['q'].dtype == state[1].nu['q'].dtype == jnp.bfloat16
+  first = 0.001 * 4.0
+  expected = 0.25 + (first - 0.25) * 0.999 ** (steps - 1)
+  found = np.asarray(state[1].nu['q'], np.float64)
+  np.testing.assert_allclose(found.mean(), expected, rtol=2e-3)
+  nearest = jnp.bfloat16(first)
+  for _ in range(steps - 1):
+    wide = 0.999 * nearest.astype(jnp.float32) + 0.001 * 0.25
+    nearest = wide.astype(jnp.bfloat16)
+  assert abs(float(nearest) - expected) > 0.2 * expected
+
+
+def test_rounding_at_random_is_uniform_over_places_and_seeds() -> None:
+  """Each share of the way rounds up as often, and no two arrays alike."""
+  share = np.tile(np.arange(16) / 16, 4096).reshape(32, 2048)
+  x = jnp.asarray(1 + share * 2**-7, jnp.float32)
+  up = np.stack([round_at_random(s, x) > 1 for s in range(4)])
+  for part in range(16):
+    found = up[:, :, part::16].mean(axis=(1, 2))
+    # Four standard deviations of 4096 draws.
+    assert np.abs(found - part / 16).max() < 4 * 0.5 / 64
+  half = up[:, :, 8::16].reshape(4, -1)
+  assert np.abs(np.corrcoef(half) - np.eye(4)).max() < 0.07
+  assert abs(np.corrcoef(half[0, 1:], half[0, :-1])[0, 1]) < 0.07
+
+
+def test_rounding_at_random_keeps_what_bfloat16_holds() -> None:
+  x = jnp.array([0.0, -0.0, 1.0, -2.5, 3e38, 1e-38], jnp.bfloat16)
+  for seed in range(3):
+    kept = round_at_random(seed, x.astype(jnp.float32))
+    np.testing.assert_array_equal(kept, x)
+
+
 def test_a_small_step_is_rounded_once() -> None:
   """A step that bfloat16 rounds to half a unit would then round up to one."""
   params = {'q': jnp.ones(1, jnp.bfloat16)}
@@ -169,6 +215,7 @@ def test_its_learning_rate_is_that_of_its_schedule() -> None:
     ({'clip_norm': 0.0}, 'clip_norm is 0.0, must be above 0, or None'),
     ({'clip_norm': float('inf')}, 'clip_norm is inf'),
     ({'mu_dtype': 'float16'}, "unknown mu_dtype 'float16'"),
+    ({'nu_dtype': 'float16'}, "unknown nu_dtype 'float16'"),
   ],
 )
 def test_settings_that_cannot_train_are_refused(

@@ -28,16 +28,19 @@ class Mixture:
     rows: rows per batch; the second half of them are retrieval rows.
     length: tokens per row.
     seed: of the draw.
+    recall: whether half of the rows are retrieval rows; without, all is text.
   """
 
   corpus: Corpus
   rows: int
   length: int
   seed: int
+  recall: bool = True
   _draw: RandomRows = dataclasses.field(init=False, repr=False, compare=False)
 
   def __post_init__(self) -> None:
-    if self.rows < 2 or self.length < retrieval.SHORTEST_ROW:
+    short = self.rows < 2 or self.length < retrieval.SHORTEST_ROW
+    if self.recall and short:
       raise ConfigError(
         f'a batch of {self.rows} rows of {self.length} tokens: it takes at '
         f'least 2 rows (text and retrieval) of {retrieval.SHORTEST_ROW} tokens'
@@ -54,6 +57,10 @@ class Mixture:
     """
     rng = np.random.default_rng([self.seed, self.length, step])
     rows = self._draw(rng, self.rows)
+    if not self.recall:
+      tokens, targets = retrieval.next_byte_targets(rows)
+      even = np.full(targets.shape, 1 / targets.size, np.float32)
+      return Batch(tokens, targets, even, np.zeros(targets.shape, bool))
     half = self.rows // 2
     text = retrieval.next_byte_targets(rows[:half])
     hidden = retrieval.random_questions(rng, rows[half:])

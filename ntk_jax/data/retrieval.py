@@ -5,18 +5,25 @@ overwrites a byte; a question is one symbol (key) that overwrites a later byte;
 the value is only the target there and is never fed, so nothing nearer can be
 copied. Symbols have ids above the text's, so any corpus will do.
 
+Where a model knows no such symbols a needle is a pair of its own tokens, key
+then value, and the question the key again: what follows it is recalled from
+the text, as a model that has learned to read does unasked.
+
 Passkey: a sentence with a number stands somewhere in the text, and the row
 ends with a question for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from ntk_jax.data.pack import NO_TARGET
 from ntk_jax.data.text import BYTES
+from ntk_jax.errors import ConfigError
 from ntk_jax.typing import Bool, Int, Int32, NDArray
 
 KEYS = 8
@@ -85,11 +92,7 @@ def questions_by_depth(
     bin 0 first (the oldest text).
   """
   B, T = rows.shape[0], rows.shape[1] - 1
-  tail = max(KEYS, T // 8)
-  edges = np.linspace(0, T - tail, KEYS + 1).astype(np.int64)
-  needles = rng.integers(edges[:-1], edges[1:], size=(B, KEYS))
-  asked = rng.permuted(np.tile(np.arange(T - tail, T), (B, 1)), axis=1)
-  asked = asked[:, :KEYS]
+  needles, asked = _places(rng, B, T, 1)
   tokens, targets = _hide(rng, rows, needles, asked, first)
   return tokens, targets, asked.astype(np.int32)
 
@@ -113,6 +116,111 @@ def _hide(
   targets = np.where(symbols[:, 1:] < first, symbols[:, 1:], NO_TARGET)
   targets[row, asked] = first + ANSWERS + values
   return tokens.astype(np.int32), targets.astype(np.int32)
+
+
+class Pairs(NamedTuple):
+  """Tokens of a vocabulary that stand for keys and values.
+
+  Attributes:
+    keys: ids of the KEYS keys.
+    values: ids of the VALUES values.
+  """
+
+  keys: tuple[int, ...]
+  values: tuple[int, ...]
+
+
+def choose_pairs(
+  vocab: int,
+  decode: Callable[[Iterable[int]], str],
+  special: Collection[int],
+  text: Int[NDArray, 'n'],
+) -> Pairs:
+  """Plain words that the text uses least, those of low ids first.
+
+  Ids of a vocabulary are given roughly by how often a token was met when it
+  was made, so low ones are tokens that the model knows. What is no word of
+  two or more letters is taken only where words do not suffice.
+
+  Args:
+    vocab: ids are below it.
+    decode: the text of ids.
+    special: ids that are no text.
+    text: where the pairs will be hidden.
+
+  Raises:
+    ConfigError: a vocabulary of too few tokens.
+
+  >>> words = '? ab cd ef gh ij kl mn op qr st uv wx yz'.split()
+  >>> words = dict(enumerate(words))
+  >>> words |= {i: 'x' + chr(83 + i) for i in range(14, 30)}
+  >>> pairs = choose_pairs(30, lambda i: words[i[0]], {1}, np.array([2, 2, 3]))
+  >>> pairs.keys, pairs.values[:2]
+  ((4, 5, 6, 7, 8, 9, 10, 11), (12, 13))
+  """
+  used = collections.Counter(np.asarray(text).tolist())
+  ids = [i for i in range(vocab) if i not in special]
+  words = {i for i in ids if _is_word(decode([i]))}
+  ids.sort(key=lambda i: (i not in words, used[i], i))
+  if len(ids) < KEYS + VALUES:
+    raise ConfigError(
+      f'the vocabulary has {len(ids)} tokens of text, {KEYS + VALUES} are '
+      'needed to ask for what is hidden'
+    )
+  return Pairs(tuple(ids[:KEYS]), tuple(ids[KEYS : KEYS + VALUES]))
+
+
+def _is_word(text: str) -> bool:
+  word = text.removeprefix(' ')
+  return len(word) > 1 and word.isascii() and word.isalpha()
+
+
+def pairs_by_depth(
+  rng: np.random.Generator, rows: Int32[NDArray, 'B T+1'], pairs: Pairs
+) -> tuple[
+  Int32[NDArray, 'B T'], Int32[NDArray, 'B T'], Int32[NDArray, 'B KEYS']
+]:
+  """`questions_by_depth` whose needles are two tokens: a key, then its value.
+
+  Keys and values that the text itself has are not taken out of it.
+
+  Args:
+    rng: where the randomness comes from.
+    rows: text to hide in, one token longer than the rows that come back.
+    pairs: tokens of keys and values.
+
+  Returns:
+    Tokens, targets, and the place of the question about each bin's needle.
+  """
+  B, T = rows.shape[0], rows.shape[1] - 1
+  needles, asked = _places(rng, B, T, 2)
+  keys = rng.permuted(np.tile(np.arange(KEYS), (B, 1)), axis=1)
+  keys = np.asarray(pairs.keys)[keys]
+  values = np.asarray(pairs.values)[rng.integers(VALUES, size=(B, KEYS))]
+  row = np.arange(B)[:, None]
+  shown = rows.copy()
+  shown[row, needles], shown[row, needles + 1] = keys, values
+  shown[row, asked] = keys
+  targets = shown[:, 1:].copy()
+  targets[row, asked] = values
+  return (
+    shown[:, :-1].astype(np.int32),
+    targets.astype(np.int32),
+    asked.astype(np.int32),
+  )
+
+
+def _places(
+  rng: np.random.Generator, rows: int, length: int, size: int
+) -> tuple[NDArray, NDArray]:
+  """Where needles of a size begin, one in each bin, and where one asks."""
+  tail = max(KEYS, length // 8)
+  edges = np.linspace(0, length - tail, KEYS + 1).astype(np.int64)
+  needles = rng.integers(edges[:-1], edges[1:] + 1 - size, size=(rows, KEYS))
+  asked = rng.permuted(
+    np.tile(np.arange(length - tail, length), (rows, 1)), axis=1
+  )
+  return needles, asked[:, :KEYS]
 
 
 class Passkey:

@@ -100,6 +100,9 @@ class JsonTokenizer:
 
   Texts are encoded whole: no truncation, no padding and no special tokens
   around them, whatever the file asks for.
+
+  Attributes:
+    special: ids of tokens that were added to the vocabulary.
   """
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -129,6 +132,7 @@ class JsonTokenizer:
     self._tokenizer.no_padding()
     ids = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab = max(ids.values(), default=-1) + 1
+    self.special = frozenset(self._tokenizer.get_added_tokens_decoder())
     self.name = file.name
     self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 

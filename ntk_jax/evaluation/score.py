@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +17,16 @@ import numpy as np
 
 from ntk_jax.data import retrieval
 from ntk_jax.data.text import BYTES, Corpus, spread_rows
-from ntk_jax.loss import cross_entropy
+from ntk_jax.loss import chunked_cross_entropy
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.params import Params
-from ntk_jax.model.transformer import forward
+from ntk_jax.model.transformer import hidden_states, unembedding
 from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.typing import Array, Float32, Int32, NDArray
 
 _TOKENS_AT_ONCE = 4096
 Schemes = Scheme | Sequence[Scheme]
+Symbols = int | retrieval.Pairs | None
 
 
 class Scores(NamedTuple):
@@ -52,7 +53,8 @@ class TestRows:
     text: rows of ids, one token longer than the longest length.
     first: number of the first row, which seeds its needles.
     lengths: token counts, increasing; the last is the longest forward.
-    symbols: the first id of retrieval's symbols; None asks nothing.
+    symbols: the first id of retrieval's symbols, or tokens that stand for
+      keys and values; None asks nothing.
   """
 
   __test__ = False  # not a test of pytest
@@ -60,14 +62,19 @@ class TestRows:
   text: Int32[NDArray, 'rows longest+1']
   first: int
   lengths: tuple[int, ...]
-  symbols: int | None = BYTES
+  symbols: Symbols = BYTES
 
   @classmethod
   def from_corpus(
-    cls, corpus: Corpus, lengths: tuple[int, ...], rows: int
+    cls,
+    corpus: Corpus,
+    lengths: tuple[int, ...],
+    rows: int,
+    symbols: Symbols = BYTES,
   ) -> TestRows:
     """Rows spread over the held-out documents."""
-    return cls(spread_rows(corpus.held_out, lengths[-1] + 1, rows), 0, lengths)
+    text = spread_rows(corpus.held_out, lengths[-1] + 1, rows)
+    return cls(text, 0, lengths, symbols)
 
   def part(self, start: int, stop: int) -> TestRows:
     """Some of the rows, the same whichever part they are asked in."""
@@ -76,12 +83,14 @@ class TestRows:
 
   def questions(self, length: int) -> tuple[NDArray, NDArray, NDArray]:
     """Retrieval rows of a length: tokens, targets, places of questions."""
+
+    def asked_of(rng: np.random.Generator, row: NDArray) -> Any:
+      if isinstance(self.symbols, retrieval.Pairs):
+        return retrieval.pairs_by_depth(rng, row, self.symbols)
+      return retrieval.questions_by_depth(rng, row, self.symbols or 0)
+
     rows = [
-      retrieval.questions_by_depth(
-        np.random.default_rng([self.first + i, length]),
-        row[None],
-        self.symbols or 0,
-      )
+      asked_of(np.random.default_rng([self.first + i, length]), row[None])
       for i, row in enumerate(self.text[:, : length + 1])
     ]
     tokens, targets, asked = (np.concatenate(each) for each in zip(*rows))
@@ -122,17 +131,28 @@ def score_rows(
   scheme: tuple[SchemeArrays, ...],
   *,
   config: ModelConfig,
-  symbols: int | None = BYTES,
+  symbols: Symbols = BYTES,
 ) -> tuple[Float32[Array, 'B T'], Float32[Array, 'B T']]:
   """Loss in bits, and whether the best of the 16 values is the target."""
-  logits = forward(params, config, tokens, None, None, scheme)
-  bits = cross_entropy(logits, targets) / jnp.log(2.0)
+  x, _ = hidden_states(params, config, tokens, None, None, scheme)
+  matrix = unembedding(params, config)
+  sums = chunked_cross_entropy(
+    x, matrix, targets.reshape(-1), soft_cap=config.logit_soft_cap
+  )
+  bits = sums.token_nll.reshape(targets.shape) / jnp.log(2.0)
   if symbols is None:
     return bits, jnp.full(targets.shape, jnp.nan)
-  first = symbols + retrieval.ANSWERS
-  values = logits[..., first : symbols + retrieval.SYMBOLS]
-  hit = jnp.argmax(values, axis=-1) + first == targets
-  return bits, hit.astype(jnp.float32)
+  answers = jnp.asarray(_answers(symbols))
+  values = jnp.dot(x, matrix[:, answers], preferred_element_type=jnp.float32)
+  best = answers[jnp.argmax(values, axis=-1)].reshape(targets.shape)
+  return bits, (best == targets).astype(jnp.float32)
+
+
+def _answers(symbols: int | retrieval.Pairs) -> tuple[int, ...]:
+  """Ids of the values that an answer is chosen from."""
+  if isinstance(symbols, retrieval.Pairs):
+    return symbols.values
+  return tuple(range(symbols + retrieval.ANSWERS, symbols + retrieval.SYMBOLS))
 
 
 def evaluate(
@@ -182,7 +202,7 @@ def _read(
   params: Params,
   config: ModelConfig,
   advance: Callable[[int], None],
-  symbols: int | None,
+  symbols: Symbols,
   schemes: Schemes,
   tokens: NDArray,
   targets: NDArray,

@@ -1,10 +1,14 @@
-"""The job as its reader meets it: train, compare, tune, rank, report.
+"""The job as its reader meets it: train or load, compare, tune, rank, report.
 
-Beside the ranking it shows the problem, without a method and with the best.
+Of a model that it trains it shows the problem too, without a method and with
+the best. (For a checkpoint that would take gradients of all parameters, which
+adapters are there to avoid.) A checkpoint is exported on request.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,16 @@ from ntk_jax.checkpoint import write_atomic
 from ntk_jax.data.text import load_corpus
 from ntk_jax.evaluation.score import TestRows
 from ntk_jax.extend.answer import to_show, to_tune
+from ntk_jax.extend.exported import check_free, export
+from ntk_jax.extend.fits import memory_line
+from ntk_jax.extend.imported import Checkpoint, resolved, subject
 from ntk_jax.extend.methods import Candidate, select
 from ntk_jax.extend.outcome import Row, outcome, to_json
 from ntk_jax.extend.problem import LINES, Line, draw_line, problem_work
 from ntk_jax.extend.rank import rank, stack
 from ntk_jax.extend.settings import ExtendConfig
 from ntk_jax.extend.stages import Stages, training_work
+from ntk_jax.extend.subject import Subject
 from ntk_jax.extend.workdir import Workdir
 from ntk_jax.metrics import Progress
 from ntk_jax.report import markdown, results_csv
@@ -36,40 +44,73 @@ def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
   Raises:
     ConfigError: for a wrong setting, corpus or workdir.
   """
-  config.validate()
-  candidates, others = select(config.methods, config.setting)
-  corpus = load_corpus(config.corpus)
-  rows = TestRows.from_corpus(corpus, config.lengths, config.rows)
-  base = config.base(corpus.fingerprint)
+  config, model, checkpoint = _prepared(config)
+  candidates, others = select(config.methods, model.setting)
+  rows = TestRows.from_corpus(
+    model.corpus, config.lengths, config.rows, model.symbols
+  )
+  base = config.base(model.corpus.fingerprint)
+  if model.about is not None:
+    base['checkpoint'] = model.about['fingerprint']
   with Workdir(Path(workdir), base) as directory:
     progress = Progress(_work(config, candidates, rows))
     seeds = [
       Stages(
-        config, corpus, rows, seed, directory.path / f'seed{seed}', progress
+        config, model, rows, seed, directory.path / f'seed{seed}', progress
       )
       for seed in range(config.seeds)
     ]
-    models = [stages.train() for stages in seeds]
+    models = [stages.base() for stages in seeds]
     params = [model.params for model in models]
     compared = _compare(seeds, params, candidates)
     none = _index_of_none(candidates)
     standings = rank(
       {row.candidate.name: row.scores for row in compared},
       compared[none].scores,
-      config.lengths.index(config.target_length),
+      config.lengths.index(config.target),
     )
-    shown = to_show(standings, candidates)
-    lines = _untrained_lines(seeds, params, candidates[none], shown)
+    shown, lines = to_show(standings, candidates), []
+    if checkpoint is None:
+      lines = _untrained_lines(seeds, params, candidates[none], shown)
     tuned = []
     for candidate in to_tune(standings, candidates):
       row, ends, name = _tune(seeds, params, candidate)
       tuned.append(row)
-      if candidate is shown:
+      if candidate is shown and checkpoint is None:
         lines.append(draw_line('tuned', seeds, ends, candidate, name))
-    result = outcome(config, corpus, models, compared, tuned, others, lines)
+      del ends
+    result = outcome(config, model.text, models, compared, tuned, others, lines)
+    if checkpoint is not None:
+      result |= {'unit': 'token', 'checkpoint': model.about}
+      if config.export is not None:
+        result['export'] = export(
+          config, checkpoint, result, seeds[0], params[0], tuned
+        )
     _write(result, directory.path)
     progress.close(f'report: {directory.path / "report.md"}')
   return result
+
+
+def _prepared(
+  config: ExtendConfig,
+) -> tuple[ExtendConfig, Subject, Checkpoint | None]:
+  """Everything that can be wrong, before anything is trained or loaded."""
+  if config.checkpoint is None:
+    config.validate()
+    select(config.methods, config.setting)
+    corpus = load_corpus(config.corpus)
+    return config, Subject(corpus, config.setting, corpus), None
+  config, checkpoint = resolved(config)
+  config.validate()
+  check_free(config.export)
+  line = memory_line(config)
+  print(f'fine-tuning {line}', file=sys.stderr, flush=True)
+  found = subject(config, checkpoint)
+  return (
+    config,
+    dataclasses.replace(found, about={**(found.about or {}), 'memory': line}),
+    checkpoint,
+  )
 
 
 def _index_of_none(candidates: list[Candidate]) -> int:
@@ -119,15 +160,15 @@ def _work(
 ) -> float:
   """Work of the whole job, in tokens of a forward pass."""
   tokens = [
-    config.batch_rows(n) * n
-    for n in (config.train_length, config.target_length)
+    config.batch_rows(n) * n for n in (config.train_length, config.target)
   ]
-  train = training_work(config.train_steps, tokens[0])
-  scoring = sum(rows.work(c.scheme) for c in candidates)
+  here = config.checkpoint is None
+  train = training_work(config.train_steps, tokens[0]) if here else 0
+  scoring = sum(rows.work(c.schemes) for c in candidates)
   tune = 3 * (
     training_work(config.tune_steps, tokens[1]) + scoring / len(candidates)
   )
-  lines = len(LINES) * problem_work(config)
+  lines = len(LINES) * problem_work(config) if here else 0
   return config.seeds * (train + scoring + tune + lines)
 
 

@@ -32,18 +32,30 @@ DEFAULT_METHODS = (
 
 
 class Setting(NamedTuple):
-  """What defines a method here: the head, theta, L0 and target / L0."""
+  """What defines a method here.
+
+  Attributes:
+    head_dim: of the model.
+    theta: of the model.
+    train_length: L0.
+    factor: target / L0.
+    partial_rotary_factor: share of a head that turns.
+    own: the schemes of a model that came with some; () is plain rope.
+  """
 
   head_dim: int
   theta: float
   train_length: int
   factor: float
+  partial_rotary_factor: float = 1.0
+  own: tuple[Scheme, ...] = ()
 
   def spec(self, method: str, **fields: Any) -> RopeSpec:
     """A spec of this setting; a method that does not scale takes no factor."""
     scaled: dict[str, Any] = {
       'original_length': self.train_length,
       'factor': self.factor,
+      'partial_rotary_factor': self.partial_rotary_factor,
     }
     return RopeSpec(
       method, self.head_dim, theta=self.theta, **{**scaled, **fields}
@@ -60,12 +72,20 @@ class Candidate:
     family: methods of one family differ in details; fine-tuning takes the
       best of two families.
     scheme: rope spec, temperature and window.
+    layers: the schemes by their number in the layer plan, where not all are
+      `scheme`.
   """
 
   name: str
   label: str
   family: str
   scheme: Scheme
+  layers: tuple[Scheme, ...] = ()
+
+  @property
+  def schemes(self) -> tuple[Scheme, ...]:
+    """One for each number of the layer plan."""
+    return self.layers or (self.scheme,)
 
 
 class _Recipe(NamedTuple):
@@ -79,7 +99,12 @@ def _of(method: str, **fields: Any) -> Callable[[Setting], RopeSpec]:
 
 
 def _unscaled(setting: Setting) -> RopeSpec:
-  return RopeSpec('default', setting.head_dim, theta=setting.theta)
+  return RopeSpec(
+    'default',
+    setting.head_dim,
+    theta=setting.theta,
+    partial_rotary_factor=setting.partial_rotary_factor,
+  )
 
 
 def _yarn_scaled(setting: Setting) -> RopeSpec:
@@ -167,7 +192,59 @@ def candidate(name: str, setting: Setting) -> Candidate:
   logn = Temperature('logn', length=length) if 'logn' in additions else None
   scheme = Scheme(spec, logn, length if windowed else None)
   label = ' + '.join([label, *additions]).replace('logn', 'log-n')
-  return Candidate(name, label, family, scheme)
+  return _in_layers(Candidate(name, label, family, scheme), setting.own)
+
+
+def _in_layers(made: Candidate, own: tuple[Scheme, ...]) -> Candidate:
+  """A method in the place of a model's own schemes.
+
+  It takes the place of those that `extended` names; the others, and windows
+  and temperatures that it does not bring, stay.
+  """
+  if not own:
+    return made
+  first = own[extended(own)[0]]
+  if made.name == 'none':
+    method = first.spec.method
+    label = 'as it is' if method == 'default' else f'as it is ({method})'
+    return dataclasses.replace(made, label=label, scheme=first, layers=own)
+
+  def replaced(scheme: Scheme) -> Scheme:
+    spec = scheme.spec if made.name == 'window' else made.scheme.spec
+    return Scheme(
+      spec,
+      made.scheme.temperature or scheme.temperature,
+      made.scheme.window if scheme.window is None else scheme.window,
+    )
+
+  layers = tuple(
+    replaced(scheme) if number in extended(own) else scheme
+    for number, scheme in enumerate(own)
+  )
+  scheme = layers[extended(own)[0]]
+  return dataclasses.replace(made, scheme=scheme, layers=layers)
+
+
+def extended(own: tuple[Scheme, ...]) -> list[int]:
+  """Numbers of the schemes that have to change for a longer context.
+
+  Those that turn and see everything; if all that turn have a window, these.
+
+  Raises:
+    ConfigError: if none turns.
+  """
+  turning = [
+    n
+    for n, scheme in enumerate(own)
+    if scheme.spec.method != 'proportional'
+    or scheme.spec.partial_rotary_factor > 0
+  ]
+  if not turning:
+    raise ConfigError(
+      'no layer of the model has a position embedding: there is no method to '
+      'choose'
+    )
+  return [n for n in turning if own[n].window is None] or turning
 
 
 def _modifier(addition: str) -> Modifier:

@@ -68,7 +68,7 @@ def outcome(
     compared: methods without training, the unextended model among them.
     tuned: fine-tuned methods, plain continuation ('none') among them.
     others: name and reason of methods that are not applicable.
-    lines: of the problem.
+    lines: of the problem; none of them where it was not measured.
 
   Returns:
     A JSON-able mapping; `report.json` is this.
@@ -100,12 +100,12 @@ def outcome(
     },
     'lengths': {
       'train': config.train_length,
-      'target': config.target_length,
+      'target': config.target,
       'all': list(config.lengths),
     },
     'position_edges': edges.tolist(),
     'base': facts,
-    'problem': problem_facts(config, lines),
+    'problem': problem_facts(config, lines) if lines else None,
     'compared': before,
     'tuned': after,
     'not_applicable': others,
@@ -137,7 +137,7 @@ def _described(
 ) -> dict[str, Any]:
   """The answer of one comparison, and its rows in the order of their rank."""
   by_name = _by_name(rows)
-  target = config.lengths.index(config.target_length)
+  target = config.lengths.index(config.target)
   standings = rank({n: row.scores for n, row in by_name.items()}, base, target)
   per_length = {n for n, r in by_name.items() if r.candidate.scheme.per_length}
   return {
@@ -145,7 +145,7 @@ def _described(
     'rows': [
       _standing(standing)
       | _measured(by_name[standing.name].scores, boot, edges)
-      | _candidate(by_name[standing.name].candidate, config.target_length)
+      | _candidate(by_name[standing.name].candidate, config.target)
       for standing in standings
     ],
   }
@@ -193,7 +193,7 @@ def _what_tuning_did(
   boot: Bootstrap,
 ) -> dict[str, Any]:
   """Paired differences at the target: to before, and to the control."""
-  target = config.lengths.index(config.target_length)
+  target = config.lengths.index(config.target)
   row = _by_name(tuned)[name].scores
   before = _by_name(compared)[name].scores
   control = _by_name(tuned)[CONTROL].scores
@@ -214,13 +214,14 @@ def _base_facts(
   config: ExtendConfig, models: list[Trained], base: Scores, boot: Bootstrap
 ) -> dict[str, Any]:
   """The unextended models at L0."""
-  last = max(1, config.train_steps // 10)
+  steps = config.train_steps if config.checkpoint is None else 0
+  last = max(1, steps // 10)
   learned = base_retrieval(base, boot)
   tokens = config.batch_rows(config.train_length) * config.train_length
   return {
     'parameters': parameter_count(models[0].params),
-    'steps': config.train_steps,
-    'tokens': config.train_steps * tokens,
+    'steps': steps,
+    'tokens': steps * tokens,
     'final_text_loss': [_end(m.text_loss, last) for m in models],
     'final_retrieval_loss': [_end(m.retrieval_loss, last) for m in models],
     'loss': boot.mean(base.loss[:, :, 0]).plain(),
@@ -232,7 +233,7 @@ def _base_facts(
 
 def _end(losses: list[float], steps: int) -> float | None:
   """The mean of the last steps of a training run, but for skipped ones."""
-  last = np.array(losses[-steps:])
+  last = np.array(losses[-steps:], np.float64)
   finite = last[np.isfinite(last)]
   return round(float(finite.mean()), 5) if len(finite) else None
 
@@ -263,9 +264,11 @@ def command(config: ExtendConfig) -> str:
   quick = config.model == fast(config).model
   usual = fast(ExtendConfig()) if quick else ExtendConfig()
   words = ['python -m experiments.extend', *(['--fast'] if quick else [])]
+  read = () if config.checkpoint is None else ('train_length',)
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
-    if value != getattr(usual, field.name) and field.name != 'model':
+    told = value != getattr(usual, field.name) and field.name not in read
+    if told and field.name != 'model':
       text = ','.join(value) if isinstance(value, tuple) else str(value)
       words.append(shlex.quote(f'--{field.name}={text}'))
   return ' '.join(words)

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 
 from ntk_jax.data import retrieval
-from ntk_jax.errors import ConfigError
+from ntk_jax.errors import ConfigError, unknown
 from ntk_jax.extend.methods import DEFAULT_METHODS, Setting, select
 from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.precision import DTYPES
 from ntk_jax.optimizer import Schedule
+from ntk_jax.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,10 @@ class ExtendConfig:
   """What to train, what to compare, what to tune.
 
   Attributes:
+    checkpoint: a Hugging Face folder or a name on the hub, whose model is
+      extended; None trains one. What it says replaces `model`, `train_length`
+      and `target_factor`: see `ntk_jax.extend.imported.resolved`.
+    target_length: tokens to extend to; None is target_factor * train_length.
     methods: names of methods, or ('all',).
     seeds: how many models to train, with seeds 0, 1, ...
     corpus: a text file or folder; None is the standard library's sources.
@@ -29,34 +35,49 @@ class ExtendConfig:
     tune_steps: steps of fine-tuning at the target length.
     tokens_per_step: tokens in a batch, at every length.
     learning_rate: peak of the base training.
-    tune_learning_rate: peak of fine-tuning.
+    tune_learning_rate: peak of fine-tuning; None is 1e-3 for a model trained
+      here, 2e-5 for a checkpoint, 2e-4 for adapters alone.
+    trainable: what fine-tuning trains, as `Trainable.parse` takes it.
+    moments: dtype of both moments of fine-tuning's optimizer.
+    export: a folder for the fine-tuned winner of a checkpoint; None is none.
     model: shape of the decoder.
   """
 
+  checkpoint: str | None = None
+  target_length: int | None = None
   methods: tuple[str, ...] = DEFAULT_METHODS
   seeds: int = 1
   corpus: str | None = None
   train_length: int = 128
-  target_factor: int = 8
+  target_factor: float = 8
   rows: int = 32
   train_steps: int = 240
   tune_steps: int = 20
   tokens_per_step: int = 4096
   learning_rate: float = 3e-3
-  tune_learning_rate: float = 1e-3
+  tune_learning_rate: float | None = None
+  trainable: str = 'all'
+  moments: str = 'float32'
+  export: str | None = None
   model: ModelConfig = ModelConfig(vocab=retrieval.VOCAB)
 
   @property
-  def target_length(self) -> int:
+  def target(self) -> int:
     """The length to extend to."""
-    return self.train_length * self.target_factor
+    if self.target_length is not None:
+      return self.target_length
+    return round(self.train_length * self.target_factor)
 
   @property
   def lengths(self) -> tuple[int, ...]:
-    """Where to measure: L0, its doublings, the target and twice that."""
-    doublings = range(math.ceil(math.log2(self.target_factor)))
+    """Where to measure: L0, its doublings, the target.
+
+    A model trained here is measured at twice the target too.
+    """
+    doublings = range(math.ceil(math.log2(self.target / self.train_length)))
     below = [self.train_length * 2**i for i in doublings]
-    return (*below, self.target_length, 2 * self.target_length)
+    beyond = () if self.checkpoint else (2 * self.target,)
+    return (*below, self.target, *beyond)
 
   @property
   def setting(self) -> Setting:
@@ -65,7 +86,7 @@ class ExtendConfig:
       self.model.head_dim,
       self.model.rope_theta,
       self.train_length,
-      float(self.target_factor),
+      self.target / self.train_length,
     )
 
   @property
@@ -76,16 +97,29 @@ class ExtendConfig:
   @property
   def tune_schedule(self) -> Schedule:
     """Learning rate of fine-tuning."""
-    return Schedule(
-      self.tune_learning_rate, self.tune_steps, self.tune_steps // 10
-    )
+    return Schedule(self.tune_rate, self.tune_steps, self.tune_steps // 10)
+
+  @property
+  def tune_rate(self) -> float:
+    """Peak of the learning rate of fine-tuning."""
+    if self.tune_learning_rate is not None:
+      return self.tune_learning_rate
+    if self.checkpoint is None:
+      return 1e-3
+    return 2e-4 if Trainable.parse(self.trainable).adapts else 2e-5
 
   def batch_rows(self, length: int) -> int:
-    """Rows of a batch: tokens per step stay constant, two rows at least."""
-    return max(2, self.tokens_per_step // length)
+    """Rows of a batch: tokens per step stay constant.
+
+    Two at least where half of them are retrieval rows.
+    """
+    least = 1 if self.checkpoint else 2
+    return max(least, self.tokens_per_step // length)
 
   def base(self, corpus_fingerprint: str) -> dict[str, object]:
     """What the base model depends on, and all later stages with it."""
+    if self.checkpoint is not None:
+      return {'checkpoint': self.checkpoint, 'corpus': corpus_fingerprint}
     return {
       'model': self.model,
       'train_length': self.train_length,
@@ -97,13 +131,7 @@ class ExtendConfig:
 
   def validate(self) -> None:
     """Raises ConfigError that names every wrong field."""
-    wrong = []
-    if self.target_factor < 2:
-      wrong.append(
-        f'target_factor is {self.target_factor}: the target length '
-        f'{self.target_length} would not be beyond the trained length '
-        f'{self.train_length}; use 2 or more'
-      )
+    wrong = [*self._target_problems(), *self._checkpoint_problems()]
     if self.train_length < retrieval.SHORTEST_ROW:
       wrong.append(
         f'train_length is {self.train_length}: {retrieval.KEYS} keys and '
@@ -118,6 +146,7 @@ class ExtendConfig:
         'multiple of 32'
       )
     checks: list[Callable[[], object]] = [
+      lambda: Trainable.parse(self.trainable),
       self.model.validate,
       self.schedule.validate,
       self.tune_schedule.validate,
@@ -131,6 +160,35 @@ class ExtendConfig:
         wrong.append(str(error))
     if wrong:
       raise ConfigError('; '.join(wrong))
+
+  def _target_problems(self) -> list[str]:
+    if self.target_length is None and self.target_factor < 2:
+      return [
+        f'target_factor is {self.target_factor:g}: the target length '
+        f'{self.target} would not be beyond the trained length '
+        f'{self.train_length}; use 2 or more'
+      ]
+    if self.target <= self.train_length:
+      return [
+        f'target_length is {self.target}: it must be beyond the trained length '
+        f'{self.train_length}'
+      ]
+    return []
+
+  def _checkpoint_problems(self) -> list[str]:
+    wrong = []
+    if self.moments not in DTYPES:
+      wrong.append(str(unknown('moments', self.moments, DTYPES)))
+    if self.checkpoint is None and self.export is not None:
+      wrong.append(
+        f'export is {self.export!r}: it writes an extended checkpoint; name '
+        'one with checkpoint'
+      )
+    if self.checkpoint is not None and self.seeds != 1:
+      wrong.append(
+        f'seeds is {self.seeds}: a checkpoint is one model, so it must be 1'
+      )
+    return wrong
 
 
 def rows_per_part(rows: int) -> int:

@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ntk_jax.checkpoint import load_tree, save_tree
 from ntk_jax.config import fingerprint
 from ntk_jax.data.mixture import Mixture
-from ntk_jax.data.text import Corpus
 from ntk_jax.evaluation.score import Scores, TestRows, evaluate
 from ntk_jax.extend.methods import Candidate
 from ntk_jax.extend.settings import ExtendConfig, rows_per_part
+from ntk_jax.extend.subject import Subject
 from ntk_jax.metrics import Progress
 from ntk_jax.model.params import Params, init_params
 from ntk_jax.objective import Objective
 from ntk_jax.optimizer import Schedule, adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.step import StepConfig, init_state
+from ntk_jax.step import StepConfig, TrainState, init_state
 from ntk_jax.train.loop import Loop, Trained, fit
+from ntk_jax.trainable import Trainable, merge, split
 
 _TRAINING_WORK = 3  # forward and backward, in forward passes
 _SAVES = 5  # checkpoints of a training run
@@ -39,7 +41,7 @@ class Stages:
 
   Attributes:
     config: the job's settings.
-    corpus: the text.
+    subject: the model to extend, and its text.
     rows: held-out rows to score.
     seed: of initialisation and batches.
     folder: where this seed's files are.
@@ -47,14 +49,22 @@ class Stages:
   """
 
   config: ExtendConfig
-  corpus: Corpus
+  subject: Subject
   rows: TestRows
   seed: int
   folder: Path
   progress: Progress
 
-  def train(self) -> Trained:
-    """The base model at L0, without any method."""
+  def base(self) -> Trained:
+    """The model as it is at L0, without any method: loaded or trained."""
+    if self.subject.load is None:
+      return self._train()
+    self.progress.stage('load the checkpoint')
+    began = time.monotonic()
+    params = self.subject.load()
+    return Trained(params, time.monotonic() - began, [], [])
+
+  def _train(self) -> Trained:
     config = self.config
     key = jax.random.key(self.seed)
     spec = RopeSpec(
@@ -63,7 +73,7 @@ class Stages:
     self.progress.stage(f'seed {self.seed}: train at {config.train_length}')
     return self._fit(
       init_params(key, config.model),
-      Scheme(spec),
+      (Scheme(spec),),
       config.train_length,
       config.schedule,
       self.folder / 'train',
@@ -82,8 +92,8 @@ class Stages:
     Returns:
       Scores of all rows, and the seconds that they took.
     """
-    scheme = candidate.scheme
-    key = fingerprint(scheme, self.config.lengths, tuned)
+    schemes = candidate.schemes
+    key = fingerprint(_named(candidate), self.config.lengths, tuned)
     self.progress.stage(f'seed {self.seed}: score {candidate.name}{tuned}')
     parts, total = [], 0.0
     size = rows_per_part(self.config.rows)
@@ -94,11 +104,11 @@ class Stages:
       )
       if path.exists():
         scores, note = load_tree(path, rows.empty_scores())
-        self.progress.skip(rows.work(scheme))
+        self.progress.skip(rows.work(schemes))
       else:
         began = time.monotonic()
         scores = evaluate(
-          params, self.config.model, scheme, rows, self._advance
+          params, self.config.model, schemes, rows, self._advance
         )
         note = {'seconds': time.monotonic() - began}
         save_tree(path, scores, note)
@@ -113,29 +123,36 @@ class Stages:
       The tuned parameters, and a name for them.
     """
     config = self.config
+    trainable = Trainable.parse(config.trainable)
+    told = () if self.subject.load is None else (trainable, config.moments)
     key = fingerprint(
-      candidate.scheme, config.target_length, config.tune_schedule
+      _named(candidate), config.target, config.tune_schedule, *told
     )
     self.progress.stage(f'seed {self.seed}: tune {candidate.name}')
     tuned = self._fit(
       params,
-      candidate.scheme,
-      config.target_length,
+      candidate.schemes,
+      config.target,
       config.tune_schedule,
       self.folder / f'tune-{candidate.name}-{key}',
+      trainable,
+      config.moments,
     )
     return tuned, f'-tuned-{key}'
 
   def _fit(
     self,
     params: Params,
-    scheme: Scheme,
+    schemes: tuple[Scheme, ...],
     length: int,
     schedule: Schedule,
     folder: Path,
+    trainable: Trainable = Trainable(),  # noqa: B008 (frozen)
+    moments: str = 'float32',
   ) -> Trained:
     rows = self.config.batch_rows(length)
-    mixture = Mixture(self.corpus, rows, length, self.seed)
+    recall = self.subject.load is None
+    mixture = Mixture(self.subject.corpus, rows, length, self.seed, recall)
     work = training_work(schedule.steps, rows * length)
     counted = []
 
@@ -143,21 +160,40 @@ class Stages:
       counted.append(len(steps) * rows * length)
       self.progress.advance(_TRAINING_WORK * counted[-1], counted[-1])
 
-    step = StepConfig(Objective(self.config.model), adamw())
-    trained = fit(
+    step = StepConfig(
+      Objective(self.config.model),
+      adamw(mu_dtype=moments, nu_dtype=moments),
+      trainable=trainable,
+    )
+    key = jax.random.key(self.seed)
+    _, frozen = split(params, trainable, key)
+
+    def start() -> TrainState:
       # A copy: the first step donates its state.
-      lambda: init_state(jax.tree.map(np.array, params), step),
-      [scheme],
+      trained, _ = split(params, trainable, key)
+      return init_state(jax.tree.map(jnp.copy, trained), step)
+
+    trained = fit(
+      start,
+      schemes,
       mixture,
       Loop(step, schedule, save_every=max(1, schedule.steps // _SAVES)),
       folder=folder,
+      frozen=frozen,
       observe=observe,
     )
     self.progress.skip(work - _TRAINING_WORK * sum(counted))
-    return trained
+    return trained._replace(
+      params=merge(trained.params, frozen, trainable, params)
+    )
 
   def _advance(self, tokens: int) -> None:
     self.progress.advance(tokens, tokens)
+
+
+def _named(candidate: Candidate) -> Any:
+  """What of a method its results depend on."""
+  return candidate.layers or candidate.scheme
 
 
 def training_work(steps: int, tokens: int) -> int:

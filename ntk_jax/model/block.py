@@ -24,6 +24,12 @@ from ntk_jax.sharding import Axes, splits_kv
 from ntk_jax.typing import Array, ArrayLike
 
 Layer = dict[str, Array]
+ADAPTED = ('q', 'k', 'v', 'out')  # matrices that may have an adapter
+
+
+def adapter_names(key: str) -> tuple[str, str]:
+  """The names of the two factors that a layer adds to a matrix."""
+  return f'{key}_lora_a', f'{key}_lora_b'
 
 
 class Plan(NamedTuple):
@@ -77,6 +83,8 @@ class Weights:
     dim = -1 if key in ('out', 'down') else -2
     local = self._own_head(key, self.layer[key])
     local = local.astype(dtype or self.config.precision.compute)
+    if self.axes.size('fsdp') == 1:  # named, it would be kept as a copy
+      return local
     return name(self.axes.gather(local, 'fsdp', dim), 'weights')
 
   def project(self, x: Array, key: str) -> Array:
@@ -84,11 +92,11 @@ class Weights:
     bias = self.layer.get(f'{key}_bias')
     if bias is not None:
       bias = self._own_head(key, bias)
-    return dense(x, self.matrix(key), bias)
+    return self._times(x, key, bias)
 
   def add(self, x: Array, key: str) -> Array:
     """`x W + b` of a matrix whose rows are split: summed, tokens split."""
-    y = self.summed(dense(x, self.matrix(key)))
+    y = self.summed(self._times(x, key))
     bias = self.layer.get(f'{key}_bias')
     return y if bias is None else y + bias.astype(y.dtype)
 
@@ -100,6 +108,19 @@ class Weights:
     """The RMS norm of that name."""
     config = self.config
     return rms_norm(x, self.layer[key], config.norm_eps, config.norm_offset)
+
+  def _times(self, x: Array, key: str, bias: Array | None = None) -> Array:
+    """`x W + b`, and `x A B` where the matrix has an adapter."""
+    y = dense(x, self.matrix(key), bias)
+    a, b = adapter_names(key)
+    if a not in self.layer:
+      return y
+    down, up = self.layer[a], self._own_head(key, self.layer[b])
+    if key == 'out':
+      up = self.axes.gather(up, 'fsdp', 1)
+    else:
+      down = self.axes.gather(down, 'fsdp', 0)
+    return y + dense(dense(x, down), up)
 
   def _own_head(self, key: str, x: Array) -> Array:
     """Of k or v held by all devices, the head that this one's queries share."""

@@ -51,7 +51,9 @@ class Stack:
     first, last = span
     for part in segments(self.config.plan[first:last]):
       at = slice(first + part.start, first + part.stop)
-      shape = part.repeats, len(part.pattern)
+      # A dim for patterns of one layer would cost a copy of all matrices.
+      many = len(part.pattern) > 1
+      shape = (part.repeats, len(part.pattern)) if many else (part.repeats,)
       inputs = jax.tree.map(
         lambda a, at=at, shape=shape: a[at].reshape(*shape, *a.shape[1:]),
         (self.layers, self.windows),
@@ -75,7 +77,8 @@ class Stack:
     config, axes = self.config, self.axes
     gathers = axes.size('fsdp') > 1
     for i, number in enumerate(pattern):
-      layer, window = jax.tree.map(lambda a, i=i: a[i], inputs)
+      own = i if len(pattern) > 1 else ...
+      layer, window = jax.tree.map(lambda a, own=own: a[own], inputs)
 
       def one(x: Array, layer: Layer, plan: Plan) -> Array:
         return block(x, layer, plan, rows, None, config, axes)[0]

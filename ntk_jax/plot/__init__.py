@@ -50,6 +50,8 @@ def save_all(result: Plain, folder: Path) -> list[Path]:
     'retrieval': retrieval,
     'frequencies': frequencies,
   }
+  if result['problem'] is None:  # it was not measured
+    del plots['problem']
   paths = []
   for name, draw in plots.items():
     with matplotlib.rc_context(STYLE):

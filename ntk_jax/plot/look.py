@@ -77,3 +77,8 @@ def name_of(row: Plain, tuned: bool) -> str:
   if tuned:
     name = 'plain continuation' if name == 'none' else f'{name}, tuned'
   return f'{name} (?)' if row['status'] == 'undecided' else name
+
+
+def unit(result: Plain) -> str:
+  """What losses are per: a byte, or a token of a checkpoint's vocabulary."""
+  return result.get('unit', 'byte')

@@ -18,7 +18,15 @@ from ntk_jax.plot.frame import (
   write_labels,
   write_note,
 )
-from ntk_jax.plot.look import SOLID, Look, Plain, looks_of, name_of, stroke
+from ntk_jax.plot.look import (
+  SOLID,
+  Look,
+  Plain,
+  looks_of,
+  name_of,
+  stroke,
+  unit,
+)
 
 _BANDS = 'bands: 95% intervals over texts; differences of methods are surer'
 
@@ -29,7 +37,7 @@ def loss_by_length(result: Plain) -> Figure:
   for axes in figure.axes:
     axes.set_xticks(result['lengths']['all'])
     axes.set_xlabel('length (tokens)')
-  figure.axes[0].set_ylabel('bits per byte (lower is better)')
+  figure.axes[0].set_ylabel(f'bits per {unit(result)} (lower is better)')
   return figure
 
 
@@ -41,7 +49,7 @@ def loss_by_position(result: Plain) -> Figure:
   for axes in figure.axes:
     axes.set_xticks(lengths['train'] * 4.0 ** np.append(powers, powers[-1] + 1))
     axes.set_xlabel(f'position in a text of {lengths["all"][-1]:,} tokens')
-  figure.axes[0].set_ylabel('bits per byte at the position')
+  figure.axes[0].set_ylabel(f'bits per {unit(result)} at the position')
   return figure
 
 

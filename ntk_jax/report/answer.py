@@ -134,7 +134,18 @@ def _not_learned(part: Part) -> str:
   if part.tuned:
     return (
       '**No answer here either**, for what fine-tuning keeps is measured '
-      'against a model that has not learned retrieval.'
+      f'against a model that {_lacks(part)}.'
+    )
+  if part.result.get('checkpoint'):
+    return (
+      '**No ranking: the model does not recall what is hidden in text.** At '
+      f'its own length of {part.train} it finds {share(found)} of the hidden '
+      f'values (chance is {percent(rules["chance"])}). It was never trained '
+      'on these questions: a value stands behind its key somewhere, and the '
+      'key comes again; reading on is all it takes. Below '
+      f'{percent(rules["learned"])} nothing is ranked: loss alone misleads, '
+      'for a model that sees nothing but the last few words can have the '
+      'lowest. The losses below are what there is to go by.'
     )
   return (
     '**No answer: the model has not learned retrieval.** At its own length of '
@@ -144,6 +155,12 @@ def _not_learned(part: Part) -> str:
     'last few words can have the lowest. Train longer (`--train_steps`), or '
     'give more text (`--corpus`).'
   )
+
+
+def _lacks(part: Part) -> str:
+  if part.result.get('checkpoint'):
+    return 'does not recall what is hidden'
+  return 'has not learned retrieval'
 
 
 def _choice(part: Part, row: Plain) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ntk_jax.report.imported import how_tuned, imported
 from ntk_jax.report.part import CONTROL, Part
 from ntk_jax.report.phrases import Plain, bits, counted, listed, percent, share
 
@@ -15,8 +16,7 @@ def sure_in_short(result: Plain) -> str:
   if len(seeds) == 1:
     return (
       '**How sure is that?** The 95% intervals in brackets cover the choice '
-      f'of {read} per length. One model was trained, so they do not say what '
-      'training again would change.'
+      f'of {read} per length. {_one_model(result)}'
     )
   return (
     '**How sure is that?** The 95% intervals in brackets cover training again '
@@ -31,12 +31,16 @@ def what_was_done(result: Plain) -> list[str]:
   models = counted(len(result['seeds']), 'model')
   tuned = Part.fine_tuned(result)
   methods = [tuned.short(r) for r in tuned.rows if r['name'] != CONTROL]
-  return [
+  start = imported(result)
+  start = start or [
     f'**Trained**: {models} of {base["parameters"] / 1e6:.2f} million '
     f'parameters for {base["steps"]:,} steps ({base["tokens"]:,} bytes) at '
     f'{lengths["train"]:,} tokens, a token being a byte, on '
     f'{corpus["name"]}: {corpus["files"]:,} files, {corpus["held_out_files"]:,}'
     ' of them held out.',
+  ]
+  return [
+    *start,
     f'**Compared**: {counted(len(compared.rows), "method")} without training, '
     f'all set for {lengths["target"]:,} tokens, at {lengths["all"][0]:,} to '
     f'{lengths["all"][-1]:,}: by the loss on held-out text, in bits per byte '
@@ -45,7 +49,7 @@ def what_was_done(result: Plain) -> list[str]:
     f'{percent(result["rules"]["chance"])}).',
     f'**Fine-tuned**: {listed([*methods, "plain continuation"])} for '
     f'{counted(config["tune_steps"], "step")} at {tuned.target}, and measured '
-    'again.',
+    f'again{how_tuned(result)}.',
   ]
 
 
@@ -86,7 +90,12 @@ def how_sure(result: Plain) -> list[str]:
     f'{rules["same"]} bits apart: about what two trainings of one model '
     'differ by.',
   ]
-  if len(seeds) == 1:
+  if result.get('checkpoint'):
+    lines.append(
+      'The intervals resample test rows; they do not say what fine-tuning '
+      'again would change.'
+    )
+  elif len(seeds) == 1:
     lines.append(
       f'One model was trained (seed {seeds[0]}): the intervals resample test '
       'rows and do not say what training again would change. `--seeds=3` '
@@ -111,10 +120,25 @@ def how_sure(result: Plain) -> list[str]:
       f'the rule of three the share may still be {off:.1f} points off.'
     )
   lines.append(
-    'The model is small and the text is of one kind; other models and texts '
-    'may order the methods otherwise. `--corpus=PATH` takes your own text.'
+    f'{_one_kind(result)} is of one kind; other models and texts may order the '
+    'methods otherwise. `--corpus=PATH` takes your own text.'
   )
   return [*lines, *result['notes']]
+
+
+def _one_model(result: Plain) -> str:
+  if result.get('checkpoint'):
+    return 'One model is extended: they do not say what another would show.'
+  return (
+    'One model was trained, so they do not say what training again would '
+    'change.'
+  )
+
+
+def _one_kind(result: Plain) -> str:
+  if result.get('checkpoint'):
+    return 'The text'
+  return 'The model is small and the text'
 
 
 def _has_certainty(result: Plain) -> bool:

@@ -9,6 +9,7 @@ from ntk_jax.report.evidence import (
   sure_in_short,
   what_was_done,
 )
+from ntk_jax.report.imported import exported, in_units
 from ntk_jax.report.part import Part
 from ntk_jax.report.phrases import Plain, percent
 from ntk_jax.report.problem import problem
@@ -35,9 +36,7 @@ def markdown(result: Plain) -> str:
     answer_after_tuning(result),
     sure_in_short(result),
     _bullets(what_was_done(result)),
-    '## The problem',
-    problem(result),
-    _plot('problem', 'Entropy, far loss and gradient norm by length'),
+    *_problem(result),
     f'## The ranking at {target} tokens, without training',
     ranking(compared),
     _legend(result),
@@ -47,6 +46,7 @@ def markdown(result: Plain) -> str:
     *tuning(result),
     ranking(tuned),
     *_if_any('Excluded, because retrieval is lost:', excluded(tuned)),
+    *exported(result),
     '## How sure is this?',
     _bullets(how_sure(result)),
     '## Loss by length',
@@ -72,7 +72,17 @@ def markdown(result: Plain) -> str:
     '## How to do it again',
     *_reproduce(result),
   ]
-  return '\n\n'.join(sections) + '\n'
+  return in_units('\n\n'.join(sections) + '\n', result)
+
+
+def _problem(result: Plain) -> list[str]:
+  if result['problem'] is None:
+    return []
+  return [
+    '## The problem',
+    problem(result),
+    _plot('problem', 'Entropy, far loss and gradient norm by length'),
+  ]
 
 
 def _legend(result: Plain) -> str:
@@ -105,7 +115,7 @@ def _not_applicable(result: Plain) -> list[str]:
 def _reproduce(result: Plain) -> list[str]:
   corpus, times = result['corpus'], result['times']
   seconds = {
-    'training': times['train'],
+    'loading' if result.get('checkpoint') else 'training': times['train'],
     'comparison': sum(times['compare'].values()),
     'fine-tuning': sum(times['tune'].values()),
     'the problem': sum(times['problem'].values()),

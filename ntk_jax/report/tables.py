@@ -6,6 +6,7 @@ import re
 import textwrap
 
 from ntk_jax.report.answer import answer
+from ntk_jax.report.imported import in_units
 from ntk_jax.report.part import Part
 from ntk_jax.report.phrases import Plain, loss, share, signed, with_sign
 
@@ -25,7 +26,7 @@ def table(result: Plain) -> str:
   compared, tuned = Part.compared(result), Part.fine_tuned(result)
   steps = result['config']['tune_steps']
   words = re.sub(r'[*`]', '', answer(compared))
-  return '\n'.join(
+  text = '\n'.join(
     [
       f'Without training, at {compared.target} (bits per byte, 95% intervals)',
       _aligned(_ranking(compared, wide=False)),
@@ -36,6 +37,7 @@ def table(result: Plain) -> str:
       textwrap.fill(words, _WIDTH),
     ]
   )
+  return in_units(text, result)
 
 
 def ranking(part: Part) -> str:

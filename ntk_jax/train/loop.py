@@ -33,6 +33,7 @@ from ntk_jax.step import (
 from ntk_jax.typing import NDArray
 
 METRICS, STEPS = 'metrics.jsonl', 'checkpoints'
+_LOSSES = 'text', 'answers'
 
 
 class Stream(Protocol):
@@ -111,6 +112,7 @@ def fit(
   loop: Loop,
   *,
   folder: Path,
+  frozen: Params | None = None,
   about: dict[str, Any] | None = None,
   observe: Observe = lambda steps, lines, stream: None,
 ) -> Trained:
@@ -123,6 +125,7 @@ def fit(
     source: batches.
     loop: how the run goes.
     folder: gets `checkpoints` and `metrics.jsonl`, one line per step.
+    frozen: parameters that no step changes and no checkpoint holds.
     about: what the run is, in sections; a checkpoint of another is refused.
     observe: called whenever metrics are fetched, with the steps that they
       are of, the line of each, to which it may add numbers, and the stream,
@@ -159,6 +162,7 @@ def fit(
           _placed(batch, loop.mesh),
           arrays(batch.positions),
           np.float32(loop.schedule(step)),
+          frozen=frozen,
           config=loop.step,
           mesh=loop.mesh,
         )
@@ -179,9 +183,7 @@ def fit(
       stream.close()
       log.close()
   lines = read_lines(folder / METRICS)
-  text, answers = (
-    [_bits(line[name]) for line in lines] for name in ('text', 'answers')
-  )
+  text, answers = ([_bits(line[n]) for line in lines] for n in _LOSSES)
   return Trained(state.params, seconds, text, answers)
 
 

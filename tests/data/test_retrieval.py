@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntk_jax.data import retrieval
 from ntk_jax.data.retrieval import (
   KEYS,
   NO_TARGET,
@@ -129,3 +130,26 @@ def test_the_generator_decides(make: object) -> None:
   )
   assert np.array_equal(first, again)
   assert not np.array_equal(first, other)
+
+
+def test_pairs_are_found_by_reading_on() -> None:
+  """What stood after the key's first place is the answer, in every bin."""
+  pairs = retrieval.Pairs(tuple(range(100, 108)), tuple(range(200, 216)))
+  rng = np.random.default_rng(0)
+  for length in (32, 33, 200):
+    text = rng.integers(0, 50, (3, length + 1)).astype(np.int32)
+    tokens, targets, asked = retrieval.pairs_by_depth(rng, text, pairs)
+    assert tokens.shape == targets.shape == (3, length)
+    for row in range(3):
+      seen = []
+      for place in asked[row]:
+        key = tokens[row, place]
+        first = int(np.flatnonzero(tokens[row] == key)[0])
+        assert first < place
+        assert targets[row, place] == tokens[row, first + 1]
+        assert targets[row, place] in pairs.values
+        seen.append(first)
+      assert seen == sorted(seen)
+      assert len(set(tokens[row, asked[row]])) == retrieval.KEYS
+    plain = (targets < 50) & (tokens < 50)
+    np.testing.assert_array_equal(tokens[plain], text[:, :-1][plain])

@@ -19,6 +19,7 @@ from ntk_jax.model import (
   forward,
   init_params,
 )
+from ntk_jax.model.transformer import hidden_states
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.temperature import Temperature
@@ -233,11 +234,11 @@ def test_one_trace_per_length_for_all_schemes(
 ) -> None:
   traced = []
 
-  def counting(*args: Any) -> jax.Array:
+  def counting(*args: Any) -> Any:
     traced.append(args[2].shape)
-    return forward(*args)
+    return hidden_states(*args)
 
-  monkeypatch.setattr(score, 'forward', counting)
+  monkeypatch.setattr(score, 'hidden_states', counting)
   # A config that no other test has compiled.
   config = dataclasses.replace(CONFIG, rope_theta=9999.0)
   results = [

@@ -22,7 +22,7 @@ from ntk_jax.evaluation import score
 from ntk_jax.extend import ExtendConfig, problem, run
 from ntk_jax.extend.settings import fast
 from ntk_jax.metrics.jsonl import read_lines
-from ntk_jax.model.transformer import forward
+from ntk_jax.model.transformer import hidden_states
 from ntk_jax.objective import losses
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -118,7 +118,7 @@ def test_one_trace_per_shape_for_all_methods(
   def counting(where: str) -> Callable[..., Any]:
     def counted(params: Any, config: Any, tokens: Any, *rest: Any) -> Any:
       traced[where].append(tokens.shape)
-      return forward(params, config, tokens, *rest)
+      return hidden_states(params, config, tokens, *rest)
 
     return counted
 
@@ -129,7 +129,7 @@ def test_one_trace_per_shape_for_all_methods(
     return losses(params, batch, *rest, **options)
 
   monkeypatch.setattr(step, 'losses', counted_losses)
-  monkeypatch.setattr(score, 'forward', counting('score'))
+  monkeypatch.setattr(score, 'hidden_states', counting('score'))
   # A model that no other test has compiled.
   model = dataclasses.replace(TINY.model, mlp_dim=67)
   config = dataclasses.replace(TINY, model=model, methods=('all',))

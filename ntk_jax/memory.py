@@ -1,0 +1,200 @@
+"""How much memory a training step takes, before anything is loaded.
+
+A formula of bytes, held against the compiled step of a CPU in a test: within
+`WITHIN` of it either way. What a device has is asked of the device, or on a
+CPU of the system: the limit of the control group, or what is available.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_jax.model.config import ModelConfig
+from ntk_jax.model.params import Params
+from ntk_jax.trainable import Trainable, trained_shapes
+
+GIB = 2**30
+WITHIN = 1.3  # the factor that the formula may be off by
+_UPDATE = 2.5  # gradients and working copies of an update, in copies of both
+_TRANSIENT = 1.3  # one layer's backward pass, in what a layer can keep
+_LOGITS = 2**20  # numbers of a chunk of logits, or 1024 rows if those are more
+_ROWS = 1024
+_NO_LIMIT = 2**60  # version 1 writes a huge number for none
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """Bytes on one device during a step.
+
+  Attributes:
+    parameters: trained ones in float32, frozen ones as they are stored.
+    cast: copies of matrices that are stored in another dtype than they are
+      multiplied in.
+    moments: of the optimizer, for what is trained.
+    gradients: of what is trained, and working copies of its update.
+    activations: what the layers keep for the backward pass, and one
+      layer's pass or a chunk of logits.
+  """
+
+  parameters: int
+  cast: int
+  moments: int
+  gradients: int
+  activations: int
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return sum(dataclasses.astuple(self))
+
+
+def step_need(
+  model: ModelConfig,
+  rows: int,
+  length: int,
+  *,
+  trainable: Trainable = Trainable(),  # noqa: B008 (frozen)
+  moments: tuple[str, str] = ('float32', 'float32'),
+  microbatches: int = 1,
+) -> Need:
+  """The bytes of a training step on one device.
+
+      parameters + cast + moments + 2.5 * 4 * trained
+        + n c L kept(remat) + max(1.3 n c kept(none), logits)
+
+  with n = rows * length / microbatches tokens, c bytes of a number in the
+  compute dtype and kept(remat) numbers that a layer keeps of a token:
+  none 6 D + 2 N H + 4 K H + 4 F; dots 3 D + 2 N H + 2 K H + 2 F; attention
+  D + N H + N; full D. Logits are 3 * 4 * V * max(1024, 2^20 / V) bytes.
+
+  Args:
+    model: its shape, precision and remat.
+    rows: of a batch.
+    length: tokens of a row.
+    trainable: what has gradients and moments.
+    moments: dtypes of the first and the second moment.
+    microbatches: parts of a batch that are worked on one by one.
+  """
+  trained, frozen = trained_shapes(model, trainable)
+  count = _count(trained)
+  compute = np.dtype(model.precision.compute)
+  tokens = rows * length // microbatches
+  number = tokens * compute.itemsize
+  passing = _TRANSIENT * number * kept(model, 'none')
+  logits = 3 * 4 * max(_ROWS * model.vocab, _LOGITS)
+  spare = microbatches > 1  # the sum beside the gradient of a part
+  return Need(
+    parameters=tree_bytes(trained) + tree_bytes(frozen),
+    cast=compute.itemsize
+    * sum(_cast(part, compute) for part in (trained, frozen)),
+    moments=count * sum(np.dtype(dtype).itemsize for dtype in moments),
+    gradients=int((_UPDATE + spare) * 4 * count),
+    activations=number * model.layers * kept(model, model.remat)
+    + max(int(passing), logits),
+  )
+
+
+def kept(model: ModelConfig, remat: str) -> int:
+  """Numbers that a layer keeps of a token for its backward pass.
+
+  >>> model = ModelConfig(vocab=9, dim=256, heads=8, kv_heads=4, mlp_dim=704)
+  >>> {remat: kept(model, remat) for remat in ('none', 'full')}
+  {'none': 5376, 'full': 256}
+  """
+  c = model
+  D, q, kv = c.dim, c.heads * c.head_dim, c.kv_heads * c.head_dim
+  F = c.mlp_dim * (getattr(c, 'experts_per_token', 1) if _sparse(c) else 1)
+  return {
+    'none': 6 * D + 2 * q + 4 * kv + 4 * F,
+    'dots': 3 * D + 2 * q + 2 * kv + 2 * F,
+    'attention': D + q + c.heads,
+    'full': D,
+    'offload': c.heads,
+  }[remat]
+
+
+def _sparse(model: ModelConfig) -> bool:
+  return getattr(model, 'experts', 0) > 0
+
+
+def _count(part: Params) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(part))
+
+
+def tree_bytes(part: Params) -> int:
+  """Bytes of all arrays of a tree, or of its shapes."""
+  leaves = jax.tree.leaves(part)
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _cast(part: Params, compute: Any) -> int:
+  """Numbers of matrices that are held in another dtype."""
+  leaves = jax.tree.leaves(part)
+  return sum(a.size for a in leaves if a.ndim > 1 and a.dtype != compute)
+
+
+def device_memory(root: Path = Path('/')) -> int | None:
+  """Bytes that the first device has for this process; None if unknown.
+
+  Args:
+    root: of the file system that tells of a CPU's memory.
+  """
+  device = jax.devices()[0]
+  if device.platform != 'cpu':
+    return (device.memory_stats() or {}).get('bytes_limit')
+  return host_memory(root)
+
+
+def host_memory(root: Path = Path('/')) -> int | None:
+  """The least of the control groups' limits and what is available.
+
+  Args:
+    root: where proc and sys are.
+  """
+  found = [*_group_limits(root)]
+  for line in _text(root / 'proc/meminfo').splitlines():
+    if line.startswith('MemAvailable:'):
+      found.append(1024 * int(line.split()[1]))
+  return min(found, default=None)
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+  """Limits of this process's control groups and those around them."""
+  for line in _text(root / 'proc/self/cgroup').splitlines():
+    _, controllers, path = line.split(':', 2)
+    if controllers == '':
+      top, name = root / 'sys/fs/cgroup', 'memory.max'
+    elif 'memory' in controllers.split(','):
+      top, name = root / 'sys/fs/cgroup/memory', 'memory.limit_in_bytes'
+    else:
+      continue
+    folder = Path(path.strip('/'))
+    for group in (folder, *folder.parents):
+      limit = _text(top / group / name).strip()
+      if limit.isdecimal() and int(limit) < _NO_LIMIT:
+        yield int(limit)
+
+
+def _text(path: Path) -> str:
+  try:
+    return path.read_text()
+  except (OSError, ValueError):
+    return ''
+
+
+def gib(size: float) -> str:
+  """Bytes in words.
+
+  >>> gib(3 * 2**29), gib(5e6)
+  ('1.5 GiB', '0.0047 GiB')
+  """
+  value = size / GIB
+  digits = 1 if value >= 0.95 else 1 - math.floor(math.log10(max(value, 1e-6)))
+  return f'{value:.{digits}f} GiB'

@@ -1,0 +1,164 @@
+"""The forecast against compiled steps, and what a device is said to have."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from ntk_jax.data.batch import Batch
+from ntk_jax.memory import WITHIN, device_memory, host_memory, step_need
+from ntk_jax.model import ModelConfig
+from ntk_jax.model.precision import Precision
+from ntk_jax.objective import Objective
+from ntk_jax.optimizer import adamw
+from ntk_jax.rope.spec import RopeSpec
+from ntk_jax.scheme import Scheme
+from ntk_jax.step import StepConfig, init_state, train_step
+from ntk_jax.trainable import Trainable, trained_shapes
+
+BASE = ModelConfig(
+  vocab=1024,
+  dim=256,
+  layers=4,
+  heads=8,
+  kv_heads=4,
+  head_dim=32,
+  mlp_dim=704,
+  tied=False,
+)
+HALF = Precision('bfloat16', 'float32')
+# Trainable, changes of the model, tokens of a row, moments.
+CASES: dict[str, tuple[str, dict[str, Any], int, str]] = {
+  'all': ('all', {'remat': 'full'}, 512, 'float32'),
+  'short moments': ('all', {'remat': 'full'}, 64, 'bfloat16'),
+  'adapters, all kept': (
+    'lora',
+    {'remat': 'none', 'layers': 8},
+    512,
+    'float32',
+  ),
+  'attention': ('attention', {'remat': 'attention'}, 1024, 'float32'),
+  'dots': ('lora', {'remat': 'dots'}, 1024, 'float32'),
+  'half weights': (
+    'lora',
+    {'remat': 'full', 'precision': HALF},
+    128,
+    'float32',
+  ),
+}
+
+
+def compiled(
+  kind: str, model: ModelConfig, length: int, moments: str, rows: int = 2
+) -> int:
+  """Bytes of arguments and temporaries of the compiled step."""
+  trainable = Trainable.parse(kind)
+  transform = adamw(mu_dtype=moments, nu_dtype=moments)
+  config = StepConfig(Objective(model), transform, trainable=trainable)
+  trained, frozen = trained_shapes(model, trainable)
+  state = jax.eval_shape(lambda part: init_state(part, config), trained)
+
+  def array(dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct((rows, length), dtype)
+
+  batch: Any = Batch(
+    array(np.int32), array(np.int32), array(np.float32), array(bool)
+  )
+  spec = RopeSpec('default', model.head_dim)
+  arrays = Scheme(spec).arrays(length, np.arange(length))
+  rate: Any = jax.ShapeDtypeStruct((), np.float32)
+  lowered = train_step.lower(
+    state, batch, arrays, rate, frozen=frozen, config=config
+  )
+  found: Any = lowered.compile().memory_analysis()
+  return found.argument_size_in_bytes + found.temp_size_in_bytes
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_the_forecast_is_near_the_compiled_step(case: str) -> None:
+  kind, change, length, moments = CASES[case]
+  model = dataclasses.replace(BASE, **change)
+  need = step_need(
+    model,
+    2,
+    length,
+    trainable=Trainable.parse(kind),
+    moments=(moments, moments),
+  )
+  ratio = need.total / compiled(kind, model, length, moments)
+  print(case, round(ratio, 3))
+  assert 1 / WITHIN < ratio < WITHIN
+
+
+def test_what_each_setting_saves() -> None:
+  model = dataclasses.replace(BASE, remat='none')
+  whole = step_need(model, 2, 512)
+  assert step_need(model, 1, 512).activations < whole.activations
+  full = dataclasses.replace(model, remat='full')
+  assert step_need(full, 2, 512).activations < whole.activations / 2
+  lora = step_need(model, 2, 512, trainable=Trainable('lora'))
+  assert lora.moments + lora.gradients < whole.moments / 20
+  half = step_need(model, 2, 512, moments=('bfloat16', 'bfloat16'))
+  assert 2 * half.moments == whole.moments
+  parts = step_need(model, 2, 512, microbatches=2)
+  assert parts.activations < whole.activations
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+  for name, content in files.items():
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+  return root
+
+
+MEMINFO = 'MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8000 kB\n'
+
+
+@pytest.mark.parametrize(
+  ('files', 'expected'),
+  [
+    ({}, None),
+    ({'proc/meminfo': MEMINFO}, 8000 * 1024),
+    (
+      {
+        'proc/meminfo': MEMINFO,
+        'proc/self/cgroup': '0::/a/b\n',
+        'sys/fs/cgroup/a/b/memory.max': 'max\n',
+        'sys/fs/cgroup/a/memory.max': '5000\n',
+      },
+      5000,
+    ),
+    (
+      {
+        'proc/meminfo': MEMINFO,
+        'proc/self/cgroup': '0::/\n',
+        'sys/fs/cgroup/memory.max': '99999999\n',
+      },
+      8000 * 1024,
+    ),
+    (
+      {
+        'proc/meminfo': MEMINFO,
+        'proc/self/cgroup': '5:cpu,cpuacct:/x\n4:memory:/x\n',
+        'sys/fs/cgroup/memory/x/memory.limit_in_bytes': '7000\n',
+        'sys/fs/cgroup/memory/memory.limit_in_bytes': f'{2**63 - 4096}\n',
+      },
+      7000,
+    ),
+  ],
+)
+def test_memory_of_a_host(
+  tmp_path: Path, files: dict[str, str], expected: int | None
+) -> None:
+  assert host_memory(tree(tmp_path, files)) == expected
+
+
+def test_memory_of_this_machine() -> None:
+  found = device_memory()
+  assert found is None or found > 2**26
