@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import make_checkpoint
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -29,14 +30,26 @@ LEAVES = {
     'runs/colab-fast/report.json',
     'runs/colab-fast/results.csv',
     'runs/colab-fast/loss_by_length.png',
-  )
+  ),
+  '02_real_checkpoint.ipynb': (
+    'runs/checkpoint/report.md',
+    'runs/extended/config.json',
+    'runs/extended/model.safetensors',
+    'runs/extended.gguf',
+  ),
 }
 PRINTS = {
   '01_extend_a_model.ipynb': (
     'from 32 to 256 tokens, on cpu:0',
     'yarn+logn',
     '16,384 tokens; the last one sees 1,024 of them',
-  )
+  ),
+  '02_real_checkpoint.ipynb': (
+    '118,336 parameters on',
+    'fine-tuning needs',
+    '192 tokens read, 128 trained; 16 written',
+    'transformers v5: exact',
+  ),
 }
 
 
@@ -77,7 +90,9 @@ def execute(
   monkeypatch.setenv('JUPYTER_RUNTIME_DIR', str(folder / 'jupyter'))
   monkeypatch.setenv('JUPYTER_DATA_DIR', str(folder / 'jupyter'))
   monkeypatch.setenv('JUPYTER_CONFIG_DIR', str(folder / 'jupyter'))
+  make_checkpoint.make(folder / 'checkpoint')
   own = {
+    'NTK_JAX_CHECKPOINT': 'checkpoint',
     'NTK_JAX_FAST': '1',
     'JAX_PLATFORMS': 'cpu',
     'PYTHONPATH': str(ROOT),

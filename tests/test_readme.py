@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ntk_jax.model.presets import table
 from ntk_jax.rope import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +100,29 @@ def test_main_command_runs(tmp_path: Path) -> None:
   )
   assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
   assert (tmp_path / 'run' / 'report.md').read_text().strip()
+
+
+def test_the_checkpoint_commands_run(tmp_path: Path) -> None:
+  """On the tiny checkpoint that the first of them makes."""
+  found = [b for b in blocks(_text(), 'bash') if 'make_checkpoint' in b]
+  (block,) = found
+  for line in block.splitlines():
+    _, *words = shlex.split(line.replace('runs/', f'{tmp_path}/'))
+    done = subprocess.run(
+      [sys.executable, *words],
+      cwd=ROOT,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      capture_output=True,
+      text=True,
+      timeout=900,
+    )
+    assert done.returncode == 0, line + done.stdout[-2000:] + done.stderr
+    assert done.stdout.strip(), line
+  assert (tmp_path / 'tiny-512' / 'model.safetensors').exists()
+
+
+def test_the_table_of_systems_is_that_of_the_rows() -> None:
+  assert table() in _text()
 
 
 def test_the_table_of_methods_is_the_one_in_use() -> None:
