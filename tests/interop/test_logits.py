@@ -11,6 +11,7 @@ import pytest
 
 from interop.goldens import FOLDER, LENGTHS, NAMES, SPELLINGS, golden
 from ntk_jax import interop
+from ntk_jax.generate import generate
 from ntk_jax.model.shell import scheme_arrays
 from ntk_jax.model.transformer import forward
 
@@ -72,6 +73,23 @@ def test_left_padding(name: str) -> None:
   np.testing.assert_allclose(
     found[keep], arrays['pad_logits'][keep], rtol=0, atol=TOLERANCE
   )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_decoding_with_a_cache(name: str) -> None:
+  """Past the original context; where transformers is off, a full forward."""
+  arrays = golden(name)
+  wanted = arrays.get('gen_logits_full_forward', arrays['gen_logits'])
+  prompt, new = np.split(arrays['gen_sequence'][None], [-len(wanted)], axis=1)
+  _, found = generate(
+    interop.load(FOLDER / name),
+    prompt,
+    max_new_tokens=len(wanted),
+    force_tokens=new,
+    return_logits=True,
+    chunk=16,
+  )
+  np.testing.assert_allclose(found[0], wanted, rtol=0, atol=TOLERANCE)
 
 
 def test_the_call_that_users_make() -> None:
