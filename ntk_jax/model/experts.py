@@ -99,7 +99,7 @@ def experts(
   if numbers_M.size <= _FEW:
     y_MD = jnp.concatenate(
       [
-        _mlp(row[None], *_expert(number, matrices), activation)
+        _mlp(row[None], _expert(number, matrices), activation)
         for row, number in zip(x_MD, numbers_M)
       ]
     )
@@ -112,10 +112,9 @@ def experts(
 Matrices = tuple[Array, Array, Array]
 
 
-def _mlp(
-  x: Array, gate: Array, up: Array, down: Array, activation: str
-) -> Array:
+def _mlp(x: Array, matrices: Matrices, activation: str) -> Array:
   """The gated MLP of one expert."""
+  gate, up, down = matrices
   return dense(gated(dense(x, gate), dense(x, up), activation), down)
 
 
@@ -144,10 +143,10 @@ def _in_blocks(
     # converts the matrices of all experts ahead of the loop.
     y_SD = jax.lax.cond(
       owner < E,
-      lambda x, gate, up, down: _mlp(x, gate, up, down, activation),
-      lambda x, *_: jnp.zeros_like(x),
+      lambda x, own: _mlp(x, own, activation),
+      lambda x, _: jnp.zeros_like(x),
       x_SD,
-      *_expert(owner, matrices),
+      _expert(owner, matrices),
     )
     return None, y_SD
 

@@ -44,9 +44,7 @@ CONFIG = ModelConfig(
 )
 
 
-def layer_of(
-  config: ModelConfig = CONFIG, seed: int = 0
-) -> dict[str, np.ndarray]:
+def layer_of(config: ModelConfig = CONFIG, seed: int = 0) -> dict[str, Any]:
   """One layer's router and matrices."""
   rng = np.random.default_rng(seed)
   shapes = param_shapes(config).layers
@@ -56,7 +54,7 @@ def layer_of(
   }
 
 
-def tokens_of(count: int, seed: int = 1) -> np.ndarray:
+def tokens_of(count: int, seed: int = 1) -> Any:
   rng = np.random.default_rng(seed)
   return rng.normal(size=(count, CONFIG.dim)).astype(np.float32)
 
@@ -66,8 +64,8 @@ def applied(
 ) -> jax.Array:
   """What is tested, as a block calls it."""
   routes = route(x, layer['router'], config.experts_per_token)
-  matrices = (layer[name] for name in ('gate', 'up', 'down'))
-  return experts(x, routes, *matrices, config.activation)
+  gate, up, down = (layer[name] for name in ('gate', 'up', 'down'))
+  return experts(x, routes, gate, up, down, config.activation)
 
 
 def wide(layer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -113,7 +111,7 @@ def test_no_token_is_dropped_when_all_choose_alike(favourite: int) -> None:
 def test_of_equal_experts_the_lower_numbers_are_chosen() -> None:
   x = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], np.float32)
   router = np.array([[0, 2, 2, 2, 1], [3, 1, 3, 0, 3]], np.float32)
-  routes = route(x, router, 2)
+  routes = route(jnp.asarray(x), jnp.asarray(router), 2)
   assert routes.numbers.tolist() == [[1, 2], [0, 2], [0, 1]]
   np.testing.assert_allclose(routes.weights, np.full((3, 2), 0.5), rtol=1e-6)
 
@@ -121,7 +119,7 @@ def test_of_equal_experts_the_lower_numbers_are_chosen() -> None:
 def test_the_softmax_is_over_all_experts_before_any_is_dropped() -> None:
   """Probabilities that vanish beside the largest are equal: index decides."""
   router = np.array([[-300.0, 0.0, -200.0]], np.float32)
-  routes = route(np.ones((1, 1), np.float32), router, 2)
+  routes = route(jnp.ones((1, 1)), jnp.asarray(router), 2)
   assert routes.numbers.tolist() == [[1, 0]]
   assert routes.weights.tolist() == [[1.0, 0.0]]
 
@@ -129,7 +127,7 @@ def test_the_softmax_is_over_all_experts_before_any_is_dropped() -> None:
 def test_logits_are_float32_of_bfloat16_tokens() -> None:
   """1 and 1 + 2^-10 differ in float32 alone."""
   router = np.array([[1.0, 1.0 + 2.0**-10]], np.float32)
-  routes = route(jnp.ones((1, 1), jnp.bfloat16), router, 1)
+  routes = route(jnp.ones((1, 1), jnp.bfloat16), jnp.asarray(router), 1)
   assert routes.weights.dtype == jnp.float32
   assert routes.numbers.tolist() == [[1]]
 
@@ -145,7 +143,8 @@ def test_bfloat16_weighs_and_sums_in_float32(count: int) -> None:
   }
   short = jnp.asarray(x, jnp.bfloat16)
   routes = route(short, layer['router'], 2)
-  found = experts(short, routes, *rounded.values())
+  gate, up, down = (rounded[name] for name in ('gate', 'up', 'down'))
+  found = experts(short, routes, gate, up, down)
   assert found.dtype == jnp.bfloat16
   held = wide(rounded) | {'router': layer['router'].astype(np.float64)}
   wanted = mixture(np.asarray(short, np.float64), held, CONFIG)
@@ -215,7 +214,9 @@ def test_every_block_has_one_expert(load: str, size: int) -> None:
     'one': np.zeros(M, int),
     'last': np.full(M, E - 1),
   }[load]
-  place, owner = (np.asarray(a) for a in blocks_of(numbers, E, size))
+  place, owner = (
+    np.asarray(a) for a in blocks_of(jnp.asarray(numbers), E, size)
+  )
   assert len(set(place)) == M
   assert (owner[place // size] == numbers).all()
   assert len(owner) == (M + E * (size - 1)) // size
