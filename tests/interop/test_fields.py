@@ -424,6 +424,12 @@ def test_a_loaded_model_keeps_what_is_not_ours() -> None:
   assert 'auto_map' not in config
 
 
+def test_its_length_is_that_of_the_file() -> None:
+  found = architecture(LLAMA_31)
+  text = json.dumps(LLAMA_31)
+  assert written(found.model, found.schemes, origin=text).length == 131072
+
+
 def test_new_rope_brings_its_length() -> None:
   scheme = Scheme(RopeSpec('yarn', 8, original_length=8192, factor=4.0))
   config = exported(LLAMA_31, [scheme])
