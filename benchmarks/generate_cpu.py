@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import page
 from benchmarks.generate_torch import Write, serve
 from benchmarks.others import Patience, Timed
-from benchmarks.train_cpu import against, named
+from benchmarks.train_cpu import against, llama, named
 from ntk_jax.model import ModelConfig, init_params, parameter_count
 from ntk_jax.typing import NDArray
 
@@ -45,18 +45,7 @@ CONFIG = ModelConfig(
   mlp_dim=2048,
   scale_embed=False,
 )
-LLAMA = {
-  'vocab_size': CONFIG.vocab,
-  'hidden_size': CONFIG.dim,
-  'num_hidden_layers': CONFIG.layers,
-  'num_attention_heads': CONFIG.heads,
-  'num_key_value_heads': CONFIG.kv_heads,
-  'head_dim': CONFIG.head_dim,
-  'intermediate_size': CONFIG.mlp_dim,
-  'rms_norm_eps': CONFIG.norm_eps,
-  'tie_word_embeddings': CONFIG.tied,
-  'max_position_embeddings': 4096,
-}
+LLAMA = llama(CONFIG, 4096)
 NAMES = 'ours', 'transformers'
 
 

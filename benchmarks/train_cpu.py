@@ -61,18 +61,25 @@ CONFIG = ModelConfig(
   mlp_dim=1376,
   scale_embed=False,
 )
-LLAMA = {
-  'vocab_size': CONFIG.vocab,
-  'hidden_size': CONFIG.dim,
-  'num_hidden_layers': CONFIG.layers,
-  'num_attention_heads': CONFIG.heads,
-  'num_key_value_heads': CONFIG.kv_heads,
-  'head_dim': CONFIG.head_dim,
-  'intermediate_size': CONFIG.mlp_dim,
-  'rms_norm_eps': CONFIG.norm_eps,
-  'tie_word_embeddings': CONFIG.tied,
-  'max_position_embeddings': max(BARS),
-}
+
+
+def llama(config: ModelConfig, longest: int) -> dict[str, Any]:
+  """A decoder as the arguments of transformers' LlamaConfig."""
+  return {
+    'vocab_size': config.vocab,
+    'hidden_size': config.dim,
+    'num_hidden_layers': config.layers,
+    'num_attention_heads': config.heads,
+    'num_key_value_heads': config.kv_heads,
+    'head_dim': config.head_dim,
+    'intermediate_size': config.mlp_dim,
+    'rms_norm_eps': config.norm_eps,
+    'tie_word_embeddings': config.tied,
+    'max_position_embeddings': longest,
+  }
+
+
+LLAMA = llama(CONFIG, max(BARS))
 ADAMW = {'lr': RATE, 'betas': [0.9, 0.98], 'eps': 1e-8, 'weight_decay': 0.1}
 # What `keep_freed_memory` sets, as glibc reads it at the start of a process.
 ALLOCATOR = {
