@@ -54,9 +54,7 @@ def generate(
   change: once for `longrope`, at every token past the original length for
   `dynamic`, which then costs as much as a prompt of that length.
   `regime_length` takes the frequencies of one length throughout instead, as
-  vLLM does: fast, another model than the one that sees each length by itself
-  (at or below the original length the scaled frequencies, too), and exact
-  only where all lengths have these frequencies.
+  vLLM does: fast, and exact only where all lengths have these frequencies.
 
   Programs compile once per shape of batch, slots and chunk; lengths are
   rounded up for that. A prompt is read in chunks, so that memory beside the
@@ -94,8 +92,7 @@ def generate(
       outside their ranges; a temperature without a key; force_tokens of
       another shape.
 
-  Source: top-p: Holtzman et al. 2020, arXiv:1904.09751; lengths and caches:
-  the frequencies of a method are those of what a sequence sees in a forward.
+  Source: top-p: Holtzman et al. 2020, arXiv:1904.09751.
   """
   if stride is None:
     stride = STRIDE if on_tokens is None else 1
