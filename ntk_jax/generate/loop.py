@@ -87,10 +87,9 @@ def generate(
     (tokens, logits float32 [B, max_new_tokens, V]), row i chose token i.
 
   Raises:
-    ConfigError: an empty prompt, ids outside the vocabulary, a mask of
-      another shape, with holes, right padding or an all-padding row; settings
-      outside their ranges; a temperature without a key; force_tokens of
-      another shape.
+    ConfigError: an empty prompt, ids outside the vocabulary, a mask of another
+      shape or not zeros, then ones; settings outside their ranges; a
+      temperature without a key; force_tokens of another shape.
 
   Source: top-p: Holtzman et al. 2020, arXiv:1904.09751.
   """
