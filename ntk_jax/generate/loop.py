@@ -69,15 +69,13 @@ def generate(
     temperature: what logits are divided by before sampling; 0 is greedy.
     top_k: sample from the k most likely ids; 0 is all.
     top_p: then from the fewest whose probabilities sum to at least this.
-    key: of jax.random, for a temperature above 0. A token depends on key, row
-      and step, not on stride or chunk.
+    key: of jax.random, for a temperature above 0; each row and step has its own.
     stop: ids that end a row, which is then filled with the one that ended it.
     force_tokens: ids [B, max_new_tokens] to feed and return in place of
       chosen ones; stop ids do not count.
     return_logits: return the logits that chose each token too.
     regime_length: of a per-length method's frequencies, for speed; see above.
-    on_tokens: is called with new tokens, int32 numpy [B, n], in order, as
-      they come.
+    on_tokens: is called with new tokens, int32 [B, n], as they come.
     chunk: tokens of a prompt that are read at once.
     stride: tokens that are written per call of the compiled loop, by default
       32, and 1 with `on_tokens`.
