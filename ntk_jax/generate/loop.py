@@ -69,7 +69,7 @@ def generate(
     temperature: what logits are divided by before sampling; 0 is greedy.
     top_k: sample from the k most likely ids; 0 is all.
     top_p: then from the fewest whose probabilities sum to at least this.
-    key: of jax.random, for a temperature above 0; each row and step has its own.
+    key: of jax.random, for a temperature above 0; split by row and step.
     stop: ids that end a row, which is then filled with the one that ended it.
     force_tokens: ids [B, max_new_tokens] to feed and return in place of
       chosen ones; stop ids do not count.
