@@ -54,9 +54,7 @@ def generate(
   change: once for `longrope`, at every token past the original length for
   `dynamic`, which then costs as much as a prompt of that length.
   `regime_length` takes the frequencies of one length throughout instead, as
-  vLLM does: fast, another model than the one that sees each length by itself
-  (at or below the original length the scaled frequencies, too), and exact
-  only where all lengths have these frequencies.
+  vLLM does: fast, and exact only where all lengths have these frequencies.
 
   Programs compile once per shape of batch, slots and chunk; lengths are
   rounded up for that. A prompt is read in chunks, so that memory beside the
@@ -71,15 +69,13 @@ def generate(
     temperature: what logits are divided by before sampling; 0 is greedy.
     top_k: sample from the k most likely ids; 0 is all.
     top_p: then from the fewest whose probabilities sum to at least this.
-    key: of jax.random, for a temperature above 0. A token depends on key, row
-      and step, not on stride or chunk.
+    key: of jax.random, for a temperature above 0; split by row and step.
     stop: ids that end a row, which is then filled with the one that ended it.
     force_tokens: ids [B, max_new_tokens] to feed and return in place of
       chosen ones; stop ids do not count.
     return_logits: return the logits that chose each token too.
     regime_length: of a per-length method's frequencies, for speed; see above.
-    on_tokens: is called with new tokens, int32 numpy [B, n], in order, as
-      they come.
+    on_tokens: is called with new tokens, int32 [B, n], as they come.
     chunk: tokens of a prompt that are read at once.
     stride: tokens that are written per call of the compiled loop, by default
       32, and 1 with `on_tokens`.
@@ -89,13 +85,11 @@ def generate(
     (tokens, logits float32 [B, max_new_tokens, V]), row i chose token i.
 
   Raises:
-    ConfigError: an empty prompt, ids outside the vocabulary, a mask of
-      another shape, with holes, right padding or an all-padding row; settings
-      outside their ranges; a temperature without a key; force_tokens of
-      another shape.
+    ConfigError: an empty prompt, ids outside the vocabulary, a mask of another
+      shape or not zeros, then ones; settings outside their ranges; a
+      temperature without a key; force_tokens of another shape.
 
-  Source: top-p: Holtzman et al. 2020, arXiv:1904.09751; lengths and caches:
-  the frequencies of a method are those of what a sequence sees in a forward.
+  Source: top-p: Holtzman et al. 2020, arXiv:1904.09751.
   """
   if stride is None:
     stride = STRIDE if on_tokens is None else 1
