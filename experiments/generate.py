@@ -37,9 +37,20 @@ from ntk_jax.errors import ConfigError
 from ntk_jax.generate import generate
 from ntk_jax.generate.request import choice_of
 from ntk_jax.generate.words import Words
+from ntk_jax.interop.hub import folder_of
+from ntk_jax.model.precision import DTYPES
 from ntk_jax.typing import NDArray
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'a Hugging Face folder')
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'a Hugging Face folder, or a name on the hub'
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype',
+  None,
+  DTYPES,
+  'of parameters and computation (default: as stored, computed in float32; on '
+  'a CPU float32 is faster where its memory is there)',
+)
 _PROMPT = flags.DEFINE_string('prompt', None, 'the text to go on from')
 _PROMPT_FILE = flags.DEFINE_string(
   'prompt_file', None, 'a UTF-8 file that holds it; - is stdin'
@@ -120,7 +131,7 @@ def main() -> None:
       'the prompt is one of --prompt, --prompt_file and --prompt_ids: '
       f'{len(given)} are given'
     )
-  folder = Path(_CHECKPOINT.value)
+  folder = folder_of(_CHECKPOINT.value)
   tokenizer = None if _PROMPT_IDS.value else _tokenizer(folder)
   ids = _ids(folder, tokenizer)
   stop = _numbers('stop', _STOP.value) if _STOP.value else _stops(folder)
@@ -129,7 +140,7 @@ def main() -> None:
   choice_of(2**31, *settings, key, stop)  # what is wrong shows before a load
   from ntk_jax import interop
 
-  model = interop.load(folder)
+  model = interop.load(folder, dtype=_DTYPE.value)
   clock, words = Clock(), Words(tokenizer.decode if tokenizer else _spelt)
 
   def show(new: NDArray) -> None:
