@@ -190,17 +190,17 @@ def _row(name: str, scores: Scores) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
   """The scores as lines to print."""
-  lengths = result['lengths']
-  head = ''.join(f'{length:>14}' for length in lengths)
-  lines = [f'{"bits per token":<18}{head}']
-  for key, title in (('loss', ''), ('recall', 'recall')):
-    if key == 'recall' and any(key in row for row in result['rows']):
-      lines.append(f'{title:<18}{head}')
-    for row in result['rows']:
-      cells = [
-        f'{x["mean"]:.3f} ±{(x["high"] - x["low"]) / 2:.3f}'
-        for x in row.get(key, ())
-      ]
-      if cells:
-        lines.append(f'{row["name"]:<18}' + ''.join(f'{c:>14}' for c in cells))
+  head = ''.join(f'{length:>14}' for length in result['lengths'])
+  lines = []
+  for key, title in (('loss', 'bits per token'), ('recall', 'recall')):
+    rows = [row for row in result['rows'] if key in row]
+    lines += [f'{title:<18}{head}'] if rows else []
+    lines += [f'{row["name"]:<18}{_cells(row[key])}' for row in rows]
   return '\n'.join(lines)
+
+
+def _cells(intervals: list[dict[str, float]]) -> str:
+  texts = (
+    f'{x["mean"]:.3f} ±{(x["high"] - x["low"]) / 2:.3f}' for x in intervals
+  )
+  return ''.join(f'{text:>14}' for text in texts)
