@@ -48,8 +48,7 @@ _DTYPE = flags.DEFINE_enum(
   'dtype',
   None,
   DTYPES,
-  'of parameters and computation (default: as stored, computed in float32; on '
-  'a CPU float32 is faster where its memory is there)',
+  'of parameters and computation (default: as stored, computed in float32)',
 )
 _PROMPT = flags.DEFINE_string('prompt', None, 'the text to go on from')
 _PROMPT_FILE = flags.DEFINE_string(
