@@ -77,8 +77,8 @@ def step_need(
   D + N H + N; full D. Logits are 3 * 4 * V * max(1024, 2^20 / V) bytes.
 
   Over a mesh all that is of parameters is divided by fsdp * tensor, n by data *
-  fsdp and V by tensor; with fsdp the embeddings and one layer are there whole
-  (over tensor) in the compute dtype and, as gradients, in float32.
+  fsdp * tensor and V by tensor; with fsdp the embeddings and one layer are
+  gathered in the compute dtype and, if trained, as gradients in float32.
 
   Args:
     model: its shape, precision and remat.
@@ -92,18 +92,21 @@ def step_need(
   trained, frozen = trained_shapes(model, trainable)
   count = _count(trained)
   compute = np.dtype(model.precision.compute)
-  tokens = rows * length // (microbatches * mesh.batch)
+  tokens = rows * length // (microbatches * mesh.batch * mesh.tensor)
   shards = mesh.fsdp * mesh.tensor
   number = tokens * compute.itemsize
   passing = _TRANSIENT * number * kept(model, 'none')
   logits = 3 * 4 * max(_ROWS * model.vocab // mesh.tensor, _LOGITS)
+  gathered = 4 * _gathered(trained, model, mesh) + compute.itemsize * sum(
+    _gathered(part, model, mesh) for part in (trained, frozen)
+  )
   spare = microbatches > 1  # the sum beside the gradient of a part
   return Need(
     parameters=(tree_bytes(trained) + tree_bytes(frozen)) // shards,
     cast=compute.itemsize
     * sum(_cast(part, compute) for part in (trained, frozen))
     // shards
-    + _gathered(model, mesh) * (compute.itemsize + 4),
+    + gathered,
     moments=count
     * sum(np.dtype(dtype).itemsize for dtype in moments)
     // shards,
@@ -113,13 +116,12 @@ def step_need(
   )
 
 
-def _gathered(model: ModelConfig, mesh: MeshConfig) -> int:
+def _gathered(part: Params, model: ModelConfig, mesh: MeshConfig) -> int:
   """Numbers that fsdp gathers at a time: embeddings and one layer."""
   if mesh.fsdp == 1:
     return 0
-  whole, _ = trained_shapes(model, Trainable())
-  layers = sum(leaf.size for leaf in whole.layers.values())
-  outside = _count(whole) - layers
+  layers = sum(leaf.size for leaf in part.layers.values())
+  outside = _count(part) - layers
   return (outside + layers // model.layers) // mesh.tensor
 
 
