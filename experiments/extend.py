@@ -20,6 +20,18 @@ What fine-tuning needs of memory is printed before anything is loaded.
     --target_length=32768 --trainable=lora:16 --moments=bfloat16 \\
     --export=model-32k
 
+On several devices the model is loaded into shards and never whole: rows are
+split over data and fsdp, matrices over fsdp and tensor, and the three multiply
+to the number of devices. A run may go on with other ones.
+
+  python -m experiments.extend --checkpoint=path/to/model --corpus=my_texts/ \\
+    --target_length=32768 --config.tokens_per_step=131072 --export=model-32k \\
+    --mesh_fsdp=4 --mesh_tensor=2
+
+How training goes is --config.NAME=value, with the names of ExtendConfig:
+train_steps, tune_steps, tokens_per_step, train_length, learning_rate and
+tune_learning_rate.
+
 A method is a name (none, linear, ntk, dynamic, yarn, by_parts, yarn_scaled,
 llama3, ...; a wrong one prints the list) with additions: +logn (a temperature
 that grows with position), +window (see only the last 128 tokens), +resonance,
@@ -33,14 +45,18 @@ training needs another --workdir.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from experiments import launch
 from ntk_jax.extend import ExtendConfig, run
+from ntk_jax.extend.outcome import NO_FLAG
 from ntk_jax.extend.settings import fast
 from ntk_jax.report import table
+from ntk_jax.sharding import MeshConfig
 
 _DEFAULT = ExtendConfig()
 _METHODS = flags.DEFINE_list(
@@ -73,16 +89,6 @@ _CORPUS = flags.DEFINE_string(
   'a text file or folder to train on and test with (default: the sources of '
   "the running Python's standard library)",
 )
-_TRAIN_STEPS = flags.DEFINE_integer(
-  'train_steps',
-  None,
-  f'steps of the base model (default: {_DEFAULT.train_steps})',
-)
-_TUNE_STEPS = flags.DEFINE_integer(
-  'tune_steps',
-  None,
-  f'steps of fine-tuning at the target (default: {_DEFAULT.tune_steps})',
-)
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
@@ -113,14 +119,15 @@ _MOMENTS = flags.DEFINE_string(
   'dtype of the optimizer in fine-tuning, float32 or bfloat16 (default: '
   f'{_DEFAULT.moments})',
 )
-_TUNE_LEARNING_RATE = flags.DEFINE_float(
-  'tune_learning_rate',
-  None,
-  'peak of fine-tuning (default: 1e-3 for a model trained here; 2e-5 for a '
-  'checkpoint, 2e-4 for its adapters)',
-)
 _EXPORT = flags.DEFINE_string(
   'export', None, 'a new folder for the fine-tuned winner of a checkpoint'
+)
+_MESH_DATA = flags.DEFINE_integer('mesh_data', 1, 'copies of the model')
+_MESH_FSDP = flags.DEFINE_integer(
+  'mesh_fsdp', 1, 'shards of every matrix, gathered for use'
+)
+_MESH_TENSOR = flags.DEFINE_integer(
+  'mesh_tensor', 1, 'shards of heads, MLP and vocabulary'
 )
 _FAST = flags.DEFINE_boolean(
   'fast', False, 'a tiny model and few steps, to see the way in seconds'
@@ -131,15 +138,26 @@ _SETTINGS = (
   _SEEDS,
   _ROWS,
   _CORPUS,
-  _TRAIN_STEPS,
-  _TUNE_STEPS,
   _CHECKPOINT,
   _TARGET_LENGTH,
   _TRAINABLE,
   _MOMENTS,
-  _TUNE_LEARNING_RATE,
   _EXPORT,
 )
+
+
+def define_config() -> None:
+  """The settings without a flag of their own, None where not given."""
+  hints = typing.get_type_hints(ExtendConfig)
+  fields = {}
+  for name in NO_FLAG:
+    kind, *_ = typing.get_args(hints[name]) or (hints[name],)
+    fields[name] = config_dict.placeholder(kind)
+  config_flags.DEFINE_config_dict(
+    'config',
+    ConfigDict(fields),
+    f'how training goes: --config.NAME=value for {", ".join(NO_FLAG)}',
+  )
 
 
 def main() -> None:
@@ -147,6 +165,11 @@ def main() -> None:
   given: dict[str, Any] = {
     flag.name: flag.value for flag in _SETTINGS if flag.value is not None
   }
+  told = flags.FLAGS.config
+  given |= {name: told[name] for name in told if told[name] is not None}
+  given['mesh'] = MeshConfig(
+    data=_MESH_DATA.value, fsdp=_MESH_FSDP.value, tensor=_MESH_TENSOR.value
+  )
   if 'methods' in given:
     given['methods'] = tuple(name.strip() for name in given['methods'])
   config = fast(_DEFAULT) if _FAST.value else _DEFAULT
@@ -156,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  launch.run(main)
+  launch.run(main, define_config)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.params import Params
+from ntk_jax.sharding import MeshConfig
 from ntk_jax.trainable import Trainable, trained_shapes
 
 GIB = 2**30
@@ -36,7 +37,7 @@ class Need:
   Attributes:
     parameters: trained ones in float32, frozen ones as they are stored.
     cast: copies of matrices that are stored in another dtype than they are
-      multiplied in.
+      multiplied in, or that are gathered over fsdp.
     moments: of the optimizer, for what is trained.
     gradients: of what is trained, and working copies of its update.
     activations: what the layers keep for the backward pass, and one
@@ -63,8 +64,9 @@ def step_need(
   trainable: Trainable = Trainable(),  # noqa: B008 (frozen)
   moments: tuple[str, str] = ('float32', 'float32'),
   microbatches: int = 1,
+  mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
 ) -> Need:
-  """The bytes of a training step on one device.
+  """The bytes of a training step on each device.
 
       parameters + cast + moments + 2.5 * 4 * trained
         + n c L kept(remat) + max(1.3 n c kept(none), logits)
@@ -74,6 +76,10 @@ def step_need(
   none 6 D + 2 N H + 4 K H + 4 F; dots 3 D + 2 N H + 2 K H + 2 F; attention
   D + N H + N; full D. Logits are 3 * 4 * V * max(1024, 2^20 / V) bytes.
 
+  Over a mesh all that is of parameters is divided by fsdp * tensor, n by data *
+  fsdp * tensor and V by tensor; with fsdp the embeddings and one layer are
+  gathered in the compute dtype and, if trained, as gradients in float32.
+
   Args:
     model: its shape, precision and remat.
     rows: of a batch.
@@ -81,24 +87,42 @@ def step_need(
     trainable: what has gradients and moments.
     moments: dtypes of the first and the second moment.
     microbatches: parts of a batch that are worked on one by one.
+    mesh: devices along each axis.
   """
   trained, frozen = trained_shapes(model, trainable)
   count = _count(trained)
   compute = np.dtype(model.precision.compute)
-  tokens = rows * length // microbatches
+  tokens = rows * length // (microbatches * mesh.batch * mesh.tensor)
+  shards = mesh.fsdp * mesh.tensor
   number = tokens * compute.itemsize
   passing = _TRANSIENT * number * kept(model, 'none')
-  logits = 3 * 4 * max(_ROWS * model.vocab, _LOGITS)
+  logits = 3 * 4 * max(_ROWS * model.vocab // mesh.tensor, _LOGITS)
+  gathered = 4 * _gathered(trained, model, mesh) + compute.itemsize * sum(
+    _gathered(part, model, mesh) for part in (trained, frozen)
+  )
   spare = microbatches > 1  # the sum beside the gradient of a part
   return Need(
-    parameters=tree_bytes(trained) + tree_bytes(frozen),
+    parameters=(tree_bytes(trained) + tree_bytes(frozen)) // shards,
     cast=compute.itemsize
-    * sum(_cast(part, compute) for part in (trained, frozen)),
-    moments=count * sum(np.dtype(dtype).itemsize for dtype in moments),
-    gradients=int((_UPDATE + spare) * 4 * count),
+    * sum(_cast(part, compute) for part in (trained, frozen))
+    // shards
+    + gathered,
+    moments=count
+    * sum(np.dtype(dtype).itemsize for dtype in moments)
+    // shards,
+    gradients=int((_UPDATE + spare) * 4 * count) // shards,
     activations=number * model.layers * kept(model, model.remat)
     + max(int(passing), logits),
   )
+
+
+def _gathered(part: Params, model: ModelConfig, mesh: MeshConfig) -> int:
+  """Numbers that fsdp gathers at a time: embeddings and one layer."""
+  if mesh.fsdp == 1:
+    return 0
+  layers = sum(leaf.size for leaf in part.layers.values())
+  outside = _count(part) - layers
+  return (outside + layers // model.layers) // mesh.tensor
 
 
 def kept(model: ModelConfig, remat: str) -> int:

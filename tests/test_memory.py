@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import devices
 import jax
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from ntk_jax.objective import Objective
 from ntk_jax.optimizer import adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
+from ntk_jax.sharding import (
+  MeshConfig,
+  batch_spec,
+  make_mesh,
+  param_specs,
+  shardings,
+)
 from ntk_jax.step import StepConfig, init_state, train_step
 from ntk_jax.trainable import Trainable, trained_shapes
 
@@ -54,9 +62,14 @@ CASES: dict[str, tuple[str, dict[str, Any], int, str]] = {
 
 
 def compiled(
-  kind: str, model: ModelConfig, length: int, moments: str, rows: int = 2
+  kind: str,
+  model: ModelConfig,
+  length: int,
+  moments: str,
+  rows: int = 2,
+  over: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
 ) -> int:
-  """Bytes of arguments and temporaries of the compiled step."""
+  """Bytes of a device's arguments and temporaries of the compiled step."""
   trainable = Trainable.parse(kind)
   transform = adamw(mu_dtype=moments, nu_dtype=moments)
   config = StepConfig(Objective(model), transform, trainable=trainable)
@@ -72,11 +85,43 @@ def compiled(
   spec = RopeSpec('default', model.head_dim)
   arrays = Scheme(spec).arrays(length, np.arange(length))
   rate: Any = jax.ShapeDtypeStruct((), np.float32)
+  mesh = None
+  if over.size > 1:
+    mesh = make_mesh(over)
+    state, frozen = (
+      placed(part, param_specs(part, mesh, model.kv_heads), mesh)
+      for part in (state, frozen)
+    )
+    batch = placed(batch, jax.tree.map(batch_spec, batch), mesh)
   lowered = train_step.lower(
-    state, batch, arrays, rate, frozen=frozen, config=config
+    state, batch, arrays, rate, frozen=frozen, config=config, mesh=mesh
   )
   found: Any = lowered.compile().memory_analysis()
   return found.argument_size_in_bytes + found.temp_size_in_bytes
+
+
+def placed(tree: Any, specs: Any, mesh: Any) -> Any:
+  """Shapes with their places."""
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    tree,
+    shardings(specs, mesh),
+  )
+
+
+def ratio_over(mesh: MeshConfig, name: str) -> float:
+  """Forecast / compiled step of a case over all devices, 8 rows."""
+  kind, changes, length, moments = CASES[name]
+  model = dataclasses.replace(BASE, **changes)
+  need = step_need(
+    model,
+    8,
+    length,
+    trainable=Trainable.parse(kind),
+    moments=(moments, moments),
+    mesh=mesh,
+  )
+  return need.total / compiled(kind, model, length, moments, 8, mesh)
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -162,3 +207,14 @@ def test_memory_of_a_host(
 def test_memory_of_this_machine() -> None:
   found = device_memory()
   assert found is None or found > 2**26
+
+
+def test_the_forecast_of_a_device_of_a_mesh() -> None:
+  program = (
+    'from test_memory import *; '
+    'print(ratio_over(MeshConfig(fsdp=2, tensor=2), "all"), '
+    'ratio_over(MeshConfig(tensor=4), "attention"))'
+  )
+  ratios = devices.output(devices.start('-c', program, devices=4)).split()
+  for ratio in map(float, ratios):
+    assert 1 / WITHIN < ratio < WITHIN

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from ntk_jax.data import retrieval
 from ntk_jax.data.text import BYTES, Corpus, spread_rows
@@ -22,6 +23,7 @@ from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.params import Params
 from ntk_jax.model.transformer import hidden_states, unembedding
 from ntk_jax.scheme import Scheme, SchemeArrays
+from ntk_jax.sharding import BATCH, Axes, axes_of, param_specs
 from ntk_jax.typing import Array, Float32, Int32, NDArray
 
 _TOKENS_AT_ONCE = 4096
@@ -123,7 +125,7 @@ def _each(schemes: Schemes) -> tuple[Scheme, ...]:
   return (schemes,) if isinstance(schemes, Scheme) else tuple(schemes)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'symbols'))
+@functools.partial(jax.jit, static_argnames=('config', 'symbols', 'mesh'))
 def score_rows(
   params: Params,
   tokens: Int32[Array, 'B T'],
@@ -132,20 +134,62 @@ def score_rows(
   *,
   config: ModelConfig,
   symbols: Symbols = BYTES,
+  mesh: Mesh | None = None,
 ) -> tuple[Float32[Array, 'B T'], Float32[Array, 'B T']]:
-  """Loss in bits, and whether the best of the 16 values is the target."""
-  x, _ = hidden_states(params, config, tokens, None, None, scheme)
-  matrix = unembedding(params, config)
+  """Loss in bits, and whether the best of the 16 values is the target.
+
+  Over a mesh rows are split over data and fsdp, which must divide them.
+  """
+  one = functools.partial(
+    _local, config=config, symbols=symbols, axes=axes_of(mesh)
+  )
+  if mesh is None:
+    return one(params, tokens, targets, scheme)
+  rows, none = PartitionSpec(BATCH), PartitionSpec()
+  specs = param_specs(params, mesh, config.kv_heads), rows, rows, none
+  return jax.shard_map(
+    one, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False
+  )(params, tokens, targets, scheme)
+
+
+def _local(
+  params: Params,
+  tokens: Int32[Array, 'B T'],
+  targets: Int32[Array, 'B T'],
+  scheme: tuple[SchemeArrays, ...],
+  *,
+  config: ModelConfig,
+  symbols: Symbols,
+  axes: Axes,
+) -> tuple[Float32[Array, 'B T'], Float32[Array, 'B T']]:
+  """Scores of this device's rows, from its shards."""
+  x, _ = hidden_states(params, config, tokens, None, None, scheme, axes)
+  matrix = axes.gather(unembedding(params, config), 'fsdp', 0)
   sums = chunked_cross_entropy(
-    x, matrix, targets.reshape(-1), soft_cap=config.logit_soft_cap
+    x,
+    matrix,
+    targets.reshape(-1),
+    soft_cap=config.logit_soft_cap,
+    axis='tensor' if axes.size('tensor') > 1 else None,
   )
   bits = sums.token_nll.reshape(targets.shape) / jnp.log(2.0)
   if symbols is None:
     return bits, jnp.full(targets.shape, jnp.nan)
   answers = jnp.asarray(_answers(symbols))
-  values = jnp.dot(x, matrix[:, answers], preferred_element_type=jnp.float32)
+  columns = _columns(matrix, answers, axes)
+  values = jnp.dot(x, columns, preferred_element_type=jnp.float32)
   best = answers[jnp.argmax(values, axis=-1)].reshape(targets.shape)
   return bits, (best == targets).astype(jnp.float32)
+
+
+def _columns(matrix: Array, ids: Array, axes: Axes) -> Array:
+  """Columns of the output matrix, whichever shards of tensor hold them."""
+  if axes.size('tensor') == 1:
+    return matrix[:, ids]
+  own = ids - axes.index('tensor') * matrix.shape[1]
+  held = (own >= 0) & (own < matrix.shape[1])
+  found = matrix[:, jnp.clip(own, 0, matrix.shape[1] - 1)]
+  return axes.sum(jnp.where(held, found, 0), 'tensor')
 
 
 def _answers(symbols: int | retrieval.Pairs) -> tuple[int, ...]:
@@ -161,6 +205,7 @@ def evaluate(
   scheme: Schemes,
   rows: TestRows,
   advance: Callable[[int], None] = lambda tokens: None,
+  mesh: Mesh | None = None,
 ) -> Scores:
   """Scores a model under a scheme at every length.
 
@@ -174,11 +219,12 @@ def evaluate(
       the layer plan.
     rows: what to read.
     advance: called with the number of tokens after every forward pass.
+    mesh: devices that the model lies on, or None for one.
 
   Returns:
     Scores of every row.
   """
-  read = functools.partial(_read, params, config, advance, rows.symbols)
+  read = functools.partial(_read, params, config, advance, rows.symbols, mesh)
   lengths = rows.lengths
   text_lengths = lengths if _per_length(scheme) else lengths[-1:]
   bits = {}
@@ -203,16 +249,29 @@ def _read(
   config: ModelConfig,
   advance: Callable[[int], None],
   symbols: Symbols,
+  mesh: Mesh | None,
   schemes: Schemes,
   tokens: NDArray,
   targets: NDArray,
 ) -> tuple[NDArray, NDArray]:
-  """`score_rows` over a few rows at a time, one shape per length."""
+  """`score_rows` over a few rows at a time, one shape per length.
+
+  Every part of a mesh takes as many rows: the first stands in for those that
+  are missing.
+  """
   rows, length = tokens.shape
+  sizes = axes_of(mesh)
+  parts = sizes.size('data') * sizes.size('fsdp')
+  missing, each = -rows % parts, -(-rows // parts)
+  if missing:
+    tokens, targets = (
+      np.concatenate([x, np.repeat(x[:1], missing, axis=0)])
+      for x in (tokens, targets)
+    )
   places = np.arange(length)
   arrays = tuple(s.arrays(length, places) for s in _each(schemes))
-  fitting = max(1, min(rows, _TOKENS_AT_ONCE // length))
-  at_once = next(n for n in range(fitting, 0, -1) if rows % n == 0)
+  fitting = max(1, min(each, _TOKENS_AT_ONCE // length))
+  at_once = parts * next(n for n in range(fitting, 0, -1) if each % n == 0)
   outs = []
   for i in range(0, rows, at_once):
     few = slice(i, i + at_once)
@@ -223,8 +282,9 @@ def _read(
       arrays,
       config=config,
       symbols=symbols,
+      mesh=mesh,
     )
     outs.append(jax.device_get(out))
-    advance(at_once * length)
+    advance(min(at_once, rows - i) * length)
   bits, hits = zip(*outs)
-  return np.concatenate(bits), np.concatenate(hits)
+  return np.concatenate(bits)[:rows], np.concatenate(hits)[:rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import jax
+
 from ntk_jax.errors import ConfigError
 from ntk_jax.extend.settings import ExtendConfig
 from ntk_jax.memory import (
@@ -20,6 +22,8 @@ from ntk_jax.trainable import Trainable, trained_shapes
 def memory_line(config: ExtendConfig, has: int | None = None) -> str:
   """One line: what fine-tuning needs, and what this device has.
 
+  Over a mesh it is one device of many, which on a CPU share its memory.
+
   Args:
     config: the job's settings, those of the checkpoint filled in.
     has: bytes of the device; None asks it.
@@ -28,7 +32,7 @@ def memory_line(config: ExtendConfig, has: int | None = None) -> str:
     ConfigError: if it needs more than the device has by more than the formula
       may be off by, with the setting that would fit.
   """
-  has = device_memory() if has is None else has
+  has = _device(config) if has is None else has
   needs = tuning_need(config)
   if has is None:
     return f'needs {gib(needs)}; what this device has is unknown'
@@ -41,8 +45,15 @@ def memory_line(config: ExtendConfig, has: int | None = None) -> str:
   return f'{line}; it may still fit, the forecast is good to {WITHIN}x'
 
 
+def _device(config: ExtendConfig) -> int | None:
+  """Bytes of one device of the mesh."""
+  found = device_memory()
+  shared = jax.default_backend() == 'cpu'
+  return found // config.mesh.size if found and shared else found
+
+
 def tuning_need(config: ExtendConfig) -> int:
-  """Bytes of fine-tuning beside the checkpoint, which stays loaded."""
+  """Bytes of a device in fine-tuning; the checkpoint stays loaded beside."""
   trainable = Trainable.parse(config.trainable)
   need = step_need(
     config.model,
@@ -50,10 +61,12 @@ def tuning_need(config: ExtendConfig) -> int:
     config.target,
     trainable=trainable,
     moments=(config.moments, config.moments),
+    mesh=config.mesh,
   )
   _, whole = trained_shapes(config.model, Trainable('lora'))  # as stored
   _, frozen = trained_shapes(config.model, trainable)
-  return need.total + tree_bytes(whole) - tree_bytes(frozen)
+  shards = config.mesh.fsdp * config.mesh.tensor
+  return need.total + (tree_bytes(whole) - tree_bytes(frozen)) // shards
 
 
 def _remedy(config: ExtendConfig, has: int) -> str:
@@ -65,17 +78,19 @@ def _remedy(config: ExtendConfig, has: int) -> str:
     smallest = min(smallest, other, key=tuning_need)
   return (
     f'no setting fits, the smallest takes {gib(tuning_need(smallest))}: use a '
-    'shorter --target_length or a larger device'
+    'shorter --target_length, a larger device, or more of them (--mesh_fsdp)'
   )
 
 
 def _smaller(config: ExtendConfig) -> Iterator[tuple[str, ExtendConfig]]:
   """Settings in the order of how little they change."""
   rows = config.batch_rows(config.target)
-  if rows > 1:
-    tokens = dataclasses.replace(config, tokens_per_step=config.target)
-    yield 'one row a batch (tokens_per_step of ExtendConfig)', tokens
-    config = tokens
+  parts = config.mesh.batch
+  if rows > parts:
+    tokens = parts * config.target
+    config = dataclasses.replace(config, tokens_per_step=tokens)
+    each = 'batch' if parts == 1 else 'part of the mesh'
+    yield f'one row a {each} (--config.tokens_per_step={tokens})', config
   if config.moments == 'float32':
     yield (
       '--moments=bfloat16',

@@ -151,7 +151,7 @@ def subject(config: ExtendConfig, checkpoint: Checkpoint) -> Subject:
     setting,
     text,
     pairs,
-    lambda: load(checkpoint.folder).params,
+    lambda mesh: load(checkpoint.folder, mesh=mesh).params,
     _about(config, checkpoint, tokenizer, [*pairs.keys, *pairs.values]),
   )
 

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ntk_jax.checkpoint import write_atomic
 from ntk_jax.data.text import load_corpus
 from ntk_jax.evaluation.score import TestRows
@@ -29,6 +31,7 @@ from ntk_jax.extend.subject import Subject
 from ntk_jax.extend.workdir import Workdir
 from ntk_jax.metrics import Progress
 from ntk_jax.report import markdown, results_csv
+from ntk_jax.sharding import make_mesh
 
 
 def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
@@ -54,12 +57,7 @@ def run(config: ExtendConfig, workdir: str | Path) -> dict[str, Any]:
     base['checkpoint'] = model.about['fingerprint']
   with Workdir(Path(workdir), base) as directory:
     progress = Progress(_work(config, candidates, rows))
-    seeds = [
-      Stages(
-        config, model, rows, seed, directory.path / f'seed{seed}', progress
-      )
-      for seed in range(config.seeds)
-    ]
+    seeds = _stages(config, model, rows, directory.path, progress)
     models = [stages.base() for stages in seeds]
     params = [model.params for model in models]
     compared = _compare(seeds, params, candidates)
@@ -96,12 +94,12 @@ def _prepared(
 ) -> tuple[ExtendConfig, Subject, Checkpoint | None]:
   """Everything that can be wrong, before anything is trained or loaded."""
   if config.checkpoint is None:
-    config.validate()
+    config.validate(jax.device_count())
     select(config.methods, config.setting)
     corpus = load_corpus(config.corpus)
     return config, Subject(corpus, config.setting, corpus), None
   config, checkpoint = resolved(config)
-  config.validate()
+  config.validate(jax.device_count())
   check_free(config.export)
   line = memory_line(config)
   print(f'fine-tuning {line}', file=sys.stderr, flush=True)
@@ -111,6 +109,21 @@ def _prepared(
     dataclasses.replace(found, about={**(found.about or {}), 'memory': line}),
     checkpoint,
   )
+
+
+def _stages(
+  config: ExtendConfig,
+  model: Subject,
+  rows: TestRows,
+  workdir: Path,
+  progress: Progress,
+) -> list[Stages]:
+  """Those of every seed, over the same devices."""
+  mesh = make_mesh(config.mesh) if config.mesh.size > 1 else None
+  return [
+    Stages(config, model, rows, seed, workdir / f'seed{seed}', progress, mesh)
+    for seed in range(config.seeds)
+  ]
 
 
 def _index_of_none(candidates: list[Candidate]) -> int:

@@ -32,6 +32,15 @@ PROTOCOL = 'extend-1'  # the rows, questions, intervals and rules of ranking
 CONTROL = 'none'  # the unextended model; tuned, plain continuation
 _FEWEST_QUESTIONS = 256  # fewer leave retrieval too uncertain to judge by
 _NARROWEST_BIN = 16  # positions; fewer bytes are too noisy to plot
+# Settings that the command takes as --config.NAME.
+NO_FLAG = (
+  'train_length',
+  'train_steps',
+  'tune_steps',
+  'tokens_per_step',
+  'learning_rate',
+  'tune_learning_rate',
+)
 _BIN_GROWTH = 2 ** (1 / 3) - 1  # 3 bins per doubling of the position
 
 
@@ -264,14 +273,20 @@ def command(config: ExtendConfig) -> str:
   quick = config.model == fast(config).model
   usual = fast(ExtendConfig()) if quick else ExtendConfig()
   words = ['python -m experiments.extend', *(['--fast'] if quick else [])]
-  read = () if config.checkpoint is None else ('train_length',)
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    told = value != getattr(usual, field.name) and field.name not in read
-    if told and field.name != 'model':
+  read = ('model', *(() if config.checkpoint is None else ('train_length',)))
+  for name, value in _flags(config).items():
+    if value != _flags(usual)[name] and name not in read:
+      prefix = 'config.' if name in NO_FLAG else ''
       text = ','.join(value) if isinstance(value, tuple) else str(value)
-      words.append(shlex.quote(f'--{field.name}={text}'))
+      words.append(shlex.quote(f'--{prefix}{name}={text}'))
   return ' '.join(words)
+
+
+def _flags(config: ExtendConfig) -> dict[str, Any]:
+  """Settings by the names that flags have."""
+  fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+  mesh = dataclasses.asdict(fields.pop('mesh'))
+  return fields | {f'mesh_{axis}': size for axis, size in mesh.items()}
 
 
 def _bin_edges(longest: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from ntk_jax.checkpoint import load_tree, save_tree
@@ -117,7 +118,8 @@ def _by_length(
       stages.progress.skip(work)
     else:
       began = time.monotonic()
-      part = measure(params, config.model, scheme, texts, length)
+      whole = params if stages.mesh is None else jax.device_get(params)
+      part = measure(whole, config.model, scheme, texts, length)
       note = {'seconds': time.monotonic() - began}
       save_tree(path, part, note)
       stages.progress.advance(work, texts[:, 1:].size)

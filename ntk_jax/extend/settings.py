@@ -12,6 +12,8 @@ from ntk_jax.extend.methods import DEFAULT_METHODS, Setting, select
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.precision import DTYPES
 from ntk_jax.optimizer import Schedule
+from ntk_jax.sharding import MeshConfig
+from ntk_jax.train.settings import split_problems
 from ntk_jax.trainable import Trainable
 
 
@@ -41,6 +43,8 @@ class ExtendConfig:
     moments: dtype of both moments of fine-tuning's optimizer.
     export: a folder for the fine-tuned winner of a checkpoint; None is none.
     model: shape of the decoder.
+    mesh: devices along each axis, over which the model and the rows of a batch
+      are split; one device runs without a mesh.
   """
 
   checkpoint: str | None = None
@@ -60,6 +64,7 @@ class ExtendConfig:
   moments: str = 'float32'
   export: str | None = None
   model: ModelConfig = ModelConfig(vocab=retrieval.VOCAB)
+  mesh: MeshConfig = MeshConfig()
 
   @property
   def target(self) -> int:
@@ -129,8 +134,12 @@ class ExtendConfig:
       'corpus': corpus_fingerprint,
     }
 
-  def validate(self) -> None:
-    """Raises ConfigError that names every wrong field."""
+  def validate(self, devices: int | None = None) -> None:
+    """Raises ConfigError that names every wrong field.
+
+    Args:
+      devices: that there are, if a mesh is to be held against them.
+    """
     wrong = [*self._target_problems(), *self._checkpoint_problems()]
     if self.train_length < retrieval.SHORTEST_ROW:
       wrong.append(
@@ -151,8 +160,10 @@ class ExtendConfig:
       self.schedule.validate,
       self.tune_schedule.validate,
     ]
+    wrong += self.mesh.problems(devices if self.mesh.size > 1 else None)
     if not wrong:
       checks.append(lambda: select(self.methods, self.setting))
+      wrong += self._split_problems()
     for check in checks:
       try:
         check()
@@ -187,6 +198,29 @@ class ExtendConfig:
     if self.checkpoint is not None and self.seeds != 1:
       wrong.append(
         f'seeds is {self.seeds}: a checkpoint is one model, so it must be 1'
+      )
+    return wrong
+
+  def _split_problems(self) -> list[str]:
+    """What the mesh cannot split evenly."""
+    mesh, wrong = self.mesh, split_problems(self.model, self.mesh)
+    trained = [self.target, *([] if self.checkpoint else [self.train_length])]
+    enough = mesh.batch * math.lcm(*trained)
+    for length in trained:
+      rows = self.batch_rows(length)
+      if rows % mesh.batch:
+        wrong.append(
+          f'tokens_per_step is {self.tokens_per_step}: the {rows} rows of '
+          f'{length} tokens of a batch are split over data x fsdp = '
+          f'{mesh.batch} devices; use tokens_per_step={enough}, or tensor in '
+          'place of data and fsdp'
+        )
+    uneven = [n for n in self.lengths if n % mesh.tensor]
+    if uneven:
+      wrong.append(
+        f'target and trained length {self.target} and {self.train_length}: '
+        f'lengths {uneven} are measured, and must be multiples of tensor = '
+        f'{mesh.tensor}'
       )
     return wrong
 

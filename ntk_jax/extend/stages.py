@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ntk_jax.checkpoint import load_tree, save_tree
 from ntk_jax.config import fingerprint
@@ -27,7 +28,8 @@ from ntk_jax.objective import Objective
 from ntk_jax.optimizer import Schedule, adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
-from ntk_jax.step import StepConfig, TrainState, init_state
+from ntk_jax.sharding import param_specs, shardings
+from ntk_jax.step import StepConfig, TrainState, init_state, state_shardings
 from ntk_jax.train.loop import Loop, Trained, fit
 from ntk_jax.trainable import Trainable, merge, split
 
@@ -46,6 +48,7 @@ class Stages:
     seed: of initialisation and batches.
     folder: where this seed's files are.
     progress: the line that shows work.
+    mesh: the devices, or None for one.
   """
 
   config: ExtendConfig
@@ -54,6 +57,7 @@ class Stages:
   seed: int
   folder: Path
   progress: Progress
+  mesh: Mesh | None = None
 
   def base(self) -> Trained:
     """The model as it is at L0, without any method: loaded or trained."""
@@ -61,7 +65,7 @@ class Stages:
       return self._train()
     self.progress.stage('load the checkpoint')
     began = time.monotonic()
-    params = self.subject.load()
+    params = self.subject.load(self.mesh)
     return Trained(params, time.monotonic() - began, [], [])
 
   def _train(self) -> Trained:
@@ -72,7 +76,7 @@ class Stages:
     )
     self.progress.stage(f'seed {self.seed}: train at {config.train_length}')
     return self._fit(
-      init_params(key, config.model),
+      self._placed(init_params(key, config.model)),
       (Scheme(spec),),
       config.train_length,
       config.schedule,
@@ -108,7 +112,7 @@ class Stages:
       else:
         began = time.monotonic()
         scores = evaluate(
-          params, self.config.model, schemes, rows, self._advance
+          params, self.config.model, schemes, rows, self._advance, self.mesh
         )
         note = {'seconds': time.monotonic() - began}
         save_tree(path, scores, note)
@@ -169,26 +173,45 @@ class Stages:
     _, frozen = split(params, trainable, key)
 
     def start() -> TrainState:
-      # A copy: the first step donates its state.
-      trained, _ = split(params, trainable, key)
-      return init_state(jax.tree.map(jnp.copy, trained), step)
+      return _started(split(params, trainable, key)[0], step, self.mesh)
 
+    save_every = max(1, schedule.steps // _SAVES)
     trained = fit(
       start,
       schemes,
       mixture,
-      Loop(step, schedule, save_every=max(1, schedule.steps // _SAVES)),
+      Loop(step, schedule, save_every, mesh=self.mesh),
       folder=folder,
       frozen=frozen,
       observe=observe,
     )
     self.progress.skip(work - _TRAINING_WORK * sum(counted))
-    return trained._replace(
-      params=merge(trained.params, frozen, trainable, params)
-    )
+    merged = merge(trained.params, frozen, trainable, params)
+    return trained._replace(params=self._placed(merged))
+
+  def _placed(self, params: Params) -> Params:
+    """Parameters where the mesh has them."""
+    if self.mesh is None:
+      return params
+    specs = param_specs(params, self.mesh, self.config.model.kv_heads)
+    return jax.device_put(params, shardings(specs, self.mesh))
 
   def _advance(self, tokens: int) -> None:
     self.progress.advance(tokens, tokens)
+
+
+def _started(
+  trained: Params, step: StepConfig, mesh: Mesh | None
+) -> TrainState:
+  """The state of step 0: a copy, as the first step donates its state."""
+
+  def make(trained: Params) -> TrainState:
+    return init_state(jax.tree.map(jnp.copy, trained), step)
+
+  if mesh is None:
+    return make(trained)
+  places = state_shardings(jax.eval_shape(make, trained), step, mesh)
+  return jax.jit(make, out_shardings=places)(trained)
 
 
 def _named(candidate: Candidate) -> Any:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jax.sharding import Mesh
+
 from ntk_jax.data.text import BYTES, Corpus
 from ntk_jax.evaluation.score import Symbols
 from ntk_jax.extend.methods import Setting
@@ -21,7 +23,8 @@ class Subject:
     setting: what defines the methods.
     text: the same documents as bytes.
     symbols: how retrieval is asked.
-    load: gives the parameters of a model that exists; None trains one.
+    load: gives the parameters of a model that exists, placed on a mesh if it
+      is given one; None trains one.
     about: what a report says of a checkpoint; None of a model trained here.
   """
 
@@ -29,5 +32,5 @@ class Subject:
   setting: Setting
   text: Corpus
   symbols: Symbols = BYTES
-  load: Callable[[], Params] | None = None
+  load: Callable[[Mesh | None], Params] | None = None
   about: dict[str, Any] | None = None

@@ -152,8 +152,8 @@ def _not_learned(part: Part) -> str:
     f'{part.train} it finds {share(found)} of the hidden values (chance is '
     f'{percent(rules["chance"])}). Below {percent(rules["learned"])} nothing '
     'is ranked: loss alone misleads, for a model that sees nothing but the '
-    'last few words can have the lowest. Train longer (`--train_steps`), or '
-    'give more text (`--corpus`).'
+    'last few words can have the lowest. Train longer '
+    '(`--config.train_steps`), or give more text (`--corpus`).'
   )
 
 

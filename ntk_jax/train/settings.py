@@ -226,34 +226,49 @@ class TrainConfig:
 
   def _fit_problems(self, hosts: int) -> list[str]:
     """What the mesh cannot split evenly."""
-    model, data, mesh = self.model, self.data, self.mesh
+    data, mesh = self.data, self.mesh
     parts = mesh.batch * self.microbatches
-    rows = [
+    wrong = _uneven(
       ('data.batch_rows', data.batch_rows, parts, 'data x fsdp x microbatches'),
-      ('model.heads', model.heads, mesh.tensor, 'tensor'),
-      ('model.mlp_dim', model.mlp_dim, mesh.tensor, 'tensor'),
-      ('model.vocab', model.vocab, mesh.tensor, 'tensor'),
-      ('model.dim', model.dim, mesh.fsdp, 'fsdp'),
       ('data x fsdp', mesh.batch, hosts, 'the number of hosts'),
-    ]
-    wrong = [
-      f'{name} is {count}: {what} is {size}, so it must be a multiple of {size}'
-      for name, count, size, what in rows
-      if count % size
-    ]
+    )
     tokens = data.batch_rows * data.max_length // parts
     if not wrong and tokens % mesh.tensor:
       wrong.append(
         f'{tokens} tokens per device and microbatch: tensor is {mesh.tensor}, '
         f'so their number must be a multiple of {mesh.tensor}'
       )
-    kv = model.kv_heads
-    if kv % mesh.tensor and mesh.tensor % kv:
-      wrong.append(
-        f'model.kv_heads is {kv} and tensor {mesh.tensor}: one must divide the '
-        'other, so that shards hold whole heads or copies of one'
-      )
-    return wrong
+    return wrong + split_problems(self.model, mesh)
+
+
+def split_problems(model: ModelConfig, mesh: MeshConfig) -> list[str]:
+  """What of a model a mesh cannot split evenly.
+
+  >>> split_problems(ModelConfig(vocab=9, heads=4), MeshConfig(tensor=2))
+  ['model.vocab is 9: tensor is 2, so it must be a multiple of 2']
+  """
+  wrong = _uneven(
+    ('model.heads', model.heads, mesh.tensor, 'tensor'),
+    ('model.mlp_dim', model.mlp_dim, mesh.tensor, 'tensor'),
+    ('model.vocab', model.vocab, mesh.tensor, 'tensor'),
+    ('model.dim', model.dim, mesh.fsdp, 'fsdp'),
+  )
+  kv = model.kv_heads
+  if kv % mesh.tensor and mesh.tensor % kv:
+    wrong.append(
+      f'model.kv_heads is {kv} and tensor {mesh.tensor}: one must divide the '
+      'other, so that shards hold whole heads or copies of one'
+    )
+  return wrong
+
+
+def _uneven(*rows: tuple[str, int, int, str]) -> list[str]:
+  """Of (name, count, parts, what the parts are), those that do not divide."""
+  return [
+    f'{name} is {count}: {what} is {size}, so it must be a multiple of {size}'
+    for name, count, size, what in rows
+    if count % size
+  ]
 
 
 def _caught(name: str, check: Callable[[], object]) -> list[str]:
