@@ -173,6 +173,8 @@ CASES: dict[str, tuple[Damage, str]] = {
     text(b'{"model_type": "llama", "rms_norm_eps": 1e999}'),
     'rms_norm_eps is inf',
   ),
+  'eps_beyond_floats': (config(rms_norm_eps=10**400), 'rms_norm_eps is 1000'),
+  'eps_far_below': (config(rms_norm_eps=-(10**400)), 'rms_norm_eps is -1000'),
   'no_heads': (config(num_attention_heads=0), 'num_attention_heads is 0'),
   'heads_not_whole': (config(num_attention_heads=2.5), 'whole number'),
   'kv_heads_do_not_divide': (config(num_key_value_heads=3), 'kv_heads 3'),
