@@ -151,6 +151,19 @@ CASES: dict[str, tuple[Damage, str]] = {
     "'model_type' stands twice",
   ),
   'config_huge_file': (text(b' ' * (17 * 2**20) + b'{}'), 'settings can need'),
+  'config_not_to_be_read': (
+    lambda f: (
+      (f / 'config.json').unlink(),
+      (f / 'config.json').symlink_to('/proc/self/mem'),
+    ),
+    'cannot be read',
+  ),
+  'config_long_with_a_key_twice': (
+    text(
+      b'{' + b','.join(b'"%d":1' % i for i in [*range(300_000), 299_999]) + b'}'
+    ),
+    "'299999' stands twice",
+  ),
   # What it says.
   'no_model_type': (config(model_type=...), 'no model_type'),
   'other_model_type': (config(model_type='gpt2'), "'gpt2'"),
@@ -294,6 +307,10 @@ CASES: dict[str, tuple[Damage, str]] = {
   'int32': (tensors(lambda t: t.update({Q: t[Q].astype(np.int32)})), 'I32'),
   'bool': (tensors(lambda t: t.update({Q: t[Q] > 0})), 'BOOL'),
   'float64': (tensors(lambda t: t.update({Q: t[Q].astype(float)})), 'F64'),
+  'does_not_print': (
+    tensors(lambda t: t.update({'ev\nil\x1b[2J': np.zeros(3, np.float32)})),
+    r'ev\nil\x1b[2J',
+  ),
   'renamed': (
     tensors(lambda t: t.update({'layers.0.q': t.pop(Q)})),
     'the weights lack',
@@ -360,6 +377,9 @@ INDEXES: dict[str, tuple[Damage, str]] = {
   'absolute': (moved(lambda f: f'{f.parent}/{elsewhere(f)}'), 'without a path'),
   'subfolder': (moved(lambda f: f'./{shard(1)}'), 'without a path'),
   'backslash': (moved(lambda f: f'..\\{elsewhere(f)}'), 'without a path'),
+  'line_break': (moved(lambda f: 'a\nb.safetensors'), r'a\nb.safetensors is'),
+  'half_a_character': (moved(lambda f: '\ud800.safetensors'), r'\ud800.safe'),
+  'name_too_long': (moved(lambda f: 'a' * 300 + '.safetensors'), 'too long'),
   'no_text': (weight_map(lambda m: m.update({Q: 7})), 'the file 7'),
   'pickle_named': (weight_map(lambda m: m.update({Q: 'w.bin'})), "'w.bin'"),
   'empty': (weight_map(dict.clear), 'must map tensors'),
@@ -480,6 +500,9 @@ def test_weights_that_are_not_finite(single: Path) -> None:
     ('nowhere', 'neither a folder'),
     ('../up/there', 'neither a folder'),
     ('model/config.json', 'is a file'),
+    ('a' * 300, 'too long'),
+    ('~nobody_of_this_name/model', 'no usable path'),
+    (7, 'no usable path'),
   ],
 )
 def test_a_name_that_is_no_folder(
@@ -490,7 +513,9 @@ def test_a_name_that_is_no_folder(
     interop.load(name)
 
 
-@pytest.mark.parametrize('name', ['../config.json', '/etc/hosts', 'a/b.json'])
+@pytest.mark.parametrize(
+  'name', ['../config.json', '/etc/hosts', 'a/b.json', 7]
+)
 def test_a_config_outside_of_the_folder(name: str, single: Path) -> None:
   with pytest.raises(ConfigError, match='must name a file of the folder'):
     interop.load(single, config=name)
