@@ -11,7 +11,6 @@ from ntk_jax.interop.families import Config, Family, family_of
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.rope import layer_specs
 from ntk_jax.rope.families import head_dim_of
-from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 
 ACTIVATIONS = {
@@ -30,6 +29,7 @@ _COUNTS = {
 }
 SLIDING, FULL = 'sliding_attention', 'full_attention'
 _LARGEST = 2**24  # of any count
+_LONGEST = 2**31 - 1  # of a length: nothing is as large as it
 _MOST_LAYERS, _MOST_EXPERTS = 2**14, 2**14
 
 
@@ -83,6 +83,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     else _count(given, 'num_key_value_heads')
   )
   schemes, plan = _schemes(given, family)
+  length = _length(given, schemes)
   options: dict[str, Any] = {'scale_embed': False, **family.fixed}
   model = ModelConfig(
     **counts,
@@ -100,7 +101,6 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     **_experts(given, family),
   )
   model.validate()
-  length = _count(given, 'max_position_embeddings')
   return Architecture(family, model, schemes, length)
 
 
@@ -136,13 +136,24 @@ def _check_options(given: Config) -> None:
     )
 
 
-def _count(given: Config, key: str) -> int:
+def _count(given: Config, key: str, largest: int = _LARGEST) -> int:
   value = given[key]
   if isinstance(value, bool) or not isinstance(value, int):
     raise ConfigError(f'{key} is {value!r}, must be a whole number')
-  if not 1 <= value <= _LARGEST:
-    raise ConfigError(f'{key} is {value}, must be 1 to {_LARGEST}')
+  if not 1 <= value <= largest:
+    raise ConfigError(f'{key} is {value}, must be 1 to {largest}')
   return value
+
+
+def _length(given: Config, schemes: tuple[Scheme, ...]) -> int:
+  length = _count(given, 'max_position_embeddings', _LONGEST)
+  factor = max(scheme.spec.factor or 1 for scheme in schemes)
+  if length * factor >= 2**53:
+    raise ConfigError(
+      f'the factor of rope is {factor:g}, times max_position_embeddings '
+      f'{length} beyond 2**53 tokens'
+    )
+  return length
 
 
 def _number(given: Config, key: str) -> float:
@@ -228,7 +239,11 @@ def _schemes(
   plan = []
   for spec, window in zip(layer_specs(given), windows, strict=True):
     if spec is None:
-      spec = RopeSpec('proportional', _head_dim(given), partial_rotary_factor=0)
+      raise ConfigError(
+        f'the config has layers without rope, which {family.name} does not '
+        'have: no_rope_layers, no_rope_layer_interval and layer_rope_theta '
+        'mean nothing to its class, and null is no rope parameters'
+      )
     scheme = Scheme(spec, window=window)
     plan.append(found.setdefault(scheme, len(found)))
   return tuple(found), tuple(plan)

@@ -243,6 +243,7 @@ CASES: dict[str, tuple[Damage, str]] = {
   'longrope_short_list': (rope(**{**LONG, 'long_factor': [4.0] * 7}), '8'),
   'longrope_zero': (rope(**{**LONG, 'long_factor': [0.0] * 8}), 'long_factor'),
   'longrope_text': (rope(**{**LONG, 'short_factor': 'ones'}), 'short_factor'),
+  'layers_without_rope': (config(no_rope_layers=[0, 1]), 'llama does not have'),
   'rope_is_a_list': (config(rope_parameters=[1], rope_scaling=...), 'mapping'),
   # The file of the weights.
   'no_weights': (lambda f: (f / SINGLE).unlink(), 'has neither'),
@@ -492,35 +493,3 @@ def test_weights_that_are_not_finite(single: Path) -> None:
   interop.load(single)
   with pytest.raises(ConfigError, match=f'not finite: 2 in {Q}'):
     interop.load(single, check_finite=True)
-
-
-@pytest.mark.parametrize(
-  ('name', 'says'),
-  [
-    ('nowhere', 'neither a folder'),
-    ('../up/there', 'neither a folder'),
-    ('model/config.json', 'is a file'),
-    ('a' * 300, 'too long'),
-    ('~nobody_of_this_name/model', 'no usable path'),
-    (7, 'no usable path'),
-  ],
-)
-def test_a_name_that_is_no_folder(
-  name: str, says: str, single: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.chdir(single.parent)
-  with pytest.raises(ConfigError, match=says):
-    interop.load(name)
-
-
-@pytest.mark.parametrize(
-  'name', ['../config.json', '/etc/hosts', 'a/b.json', 7]
-)
-def test_a_config_outside_of_the_folder(name: str, single: Path) -> None:
-  with pytest.raises(ConfigError, match='must name a file of the folder'):
-    interop.load(single, config=name)
-
-
-def test_a_dtype_that_is_none(single: Path) -> None:
-  with pytest.raises(ConfigError, match="unknown dtype 'int8'"):
-    interop.load(single, dtype='int8')
