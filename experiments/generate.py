@@ -69,7 +69,9 @@ _TOP_K = flags.DEFINE_integer(
 _TOP_P = flags.DEFINE_float(
   'top_p', 1.0, 'sample from the fewest tokens of this probability together'
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'of sampling')
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'of sampling', lower_bound=-(2**63), upper_bound=2**63 - 1
+)
 _STOP = flags.DEFINE_list(
   'stop', None, "ids that end the text (default: the folder's eos_token_id)"
 )

@@ -12,14 +12,21 @@ class ConfigError(ValueError):
   """A setting is wrong: names the field, the value and what is allowed.
 
   Commands print the message without a traceback and exit with code 2. A value
-  that would fill pages is cut short.
+  that would fill pages is cut short, and what does not print, as a name from
+  a stranger's file may hold, is spelled out.
 
   >>> len(str(ConfigError('x' * 10_000)))
   2000
+  >>> print(ConfigError('no file ' + chr(7)))
+  no file \\x07
   """
 
   def __init__(self, message: str) -> None:
-    """Keeps what a reader can take in."""
+    """Keeps what a reader can take in, in one line."""
+    if not message.isprintable():
+      message = ''.join(
+        c if c.isprintable() else repr(c)[1:-1] for c in message
+      )
     if len(message) > _LONGEST_MESSAGE:
       message = message[: _LONGEST_MESSAGE - 4] + ' ...'
     super().__init__(message)

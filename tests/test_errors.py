@@ -20,6 +20,11 @@ def test_without_a_near_name_all_are_listed(value: object) -> None:
   assert message == f'unknown method {value!r}: Allowed: linear, yarn'
 
 
+def test_a_message_is_one_line_that_prints() -> None:
+  message = str(ConfigError('the file \ta\nb \x1b[31m \ud800 is ämpty'))
+  assert message == r'the file \ta\nb \x1b[31m \ud800 is ämpty'
+
+
 def test_kinds() -> None:
   assert isinstance(unknown('x', 'y', []), ConfigError)
   assert issubclass(ConfigError, ValueError)

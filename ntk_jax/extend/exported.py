@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from ntk_jax.errors import ConfigError
@@ -11,19 +11,28 @@ from ntk_jax.extend.outcome import CONTROL, Row
 from ntk_jax.extend.settings import ExtendConfig
 from ntk_jax.extend.stages import Stages
 from ntk_jax.interop import doctor, save
+from ntk_jax.interop.config_file import place
 from ntk_jax.model.params import Params
 
 
 def check_free(folder: str | None) -> None:
-  """Raises ConfigError for a folder that is there and not empty."""
+  """Raises ConfigError unless it is a new or empty folder, or can become one.
+
+  Before the work of hours, not after it.
+  """
   if folder is None:
     return
-  path = Path(folder).expanduser()
+  path = place(folder)
   if path.is_dir() and not any(path.iterdir()):
     return
   if path.exists():
     raise ConfigError(
       f'export is {folder!r}: it is there already; name a new folder'
+    )
+  parent = next(p for p in path.absolute().parents if p.exists())
+  if not (parent.is_dir() and os.access(parent, os.W_OK)):
+    raise ConfigError(
+      f'export is {folder!r}: {str(parent)!r} is no folder that can be written'
     )
 
 
@@ -60,7 +69,7 @@ def export(
     'verdicts': {},
     'doctor': '',
   }
-  folder = Path(config.export or '').expanduser()
+  folder = place(config.export or '')
   for name in names:
     candidate = by_name[name]
     trained, _ = stages.tune(base, candidate)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from ntk_jax.errors import ConfigError
 from ntk_jax.generate.regime import Regime
 from ntk_jax.generate.request import OnTokens, Request, request, whole
 from ntk_jax.generate.step import (
@@ -144,6 +145,8 @@ class _Generation:
   def run(self, on_tokens: OnTokens | None) -> Any:
     """Until there is nothing left to write."""
     ask, i = self.ask, 0
+    if on_tokens is not None and not callable(on_tokens):
+      raise ConfigError(f'on_tokens is {on_tokens!r}: give a function')
     while i < ask.new and (ask.keep_logits or not self.done.all()):
       steps = min(ask.stride, ask.new - i)
       if i:

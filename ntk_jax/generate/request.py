@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +14,8 @@ from ntk_jax.generate.sample import Choice, mode_of
 from ntk_jax.typing import Array, ArrayLike, NDArray
 
 OnTokens = Callable[[NDArray], object]
+_END = 2**31  # of positions
+_TEMPERATURES = 1e-30, 1e30  # beyond, logits divided by them are none
 _STOPS = 8  # room for stop ids: fewer of them are one executable
 
 
@@ -46,17 +47,40 @@ class Request:
 
 
 def whole(name: str, value: Any, least: int, hint: str = '') -> int:
-  """An int of at least so much.
+  """An int of at least so much, as positions can be.
 
   Raises:
     ConfigError: anything else.
   """
   is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-  if not is_int or value < least:
+  if not is_int or not least <= value < _END:
     raise ConfigError(
       f'{name} is {value!r}: a whole number, at least {least}{hint}'
+      f'{", below 2**31" if is_int and value >= _END else ""}'
     )
   return int(value)
+
+
+def as_array(name: str, value: Any) -> NDArray:
+  """The value as an array.
+
+  Raises:
+    ConfigError: rows of different lengths.
+  """
+  try:
+    return np.asarray(value)
+  except ValueError as error:
+    raise ConfigError(
+      f'{name} are no array ({error}): pad rows to one length'
+    ) from None
+
+
+def _is_real(value: Any) -> bool:
+  """Whether it is one number, of Python, numpy or jax."""
+  if isinstance(value, np.ndarray | jax.Array):
+    return value.shape == () and value.dtype.kind in 'fiu'
+  real = isinstance(value, int | float | np.integer | np.floating)
+  return real and not isinstance(value, bool)
 
 
 def prompt_of(
@@ -73,7 +97,7 @@ def prompt_of(
   >>> print(prompt.tolist(), mask.astype(int).tolist())
   [[0, 4], [5, 6]] [[0, 1], [1, 1]]
   """
-  prompt = np.asarray(tokens)
+  prompt = as_array('tokens', tokens)
   if prompt.ndim != 2 or 0 in prompt.shape:
     raise ConfigError(
       f'tokens have shape {prompt.shape}: give a prompt of at least one token '
@@ -81,13 +105,15 @@ def prompt_of(
     )
   if prompt.dtype.kind not in 'iu':
     raise ConfigError(f'tokens are {prompt.dtype}: give int ids')
-  kept = np.ones(prompt.shape, bool) if mask is None else np.asarray(mask)
+  kept = np.ones(prompt.shape, bool)
+  if mask is not None:
+    kept = as_array('prompt_mask', mask)
   if kept.shape != prompt.shape:
     raise ConfigError(
       f'prompt_mask has shape {kept.shape} for tokens {prompt.shape}: one '
       'value per token'
     )
-  if not np.isin(kept, (0, 1)).all():
+  if kept.dtype.kind not in 'biuf' or not np.isin(kept, (0, 1)).all():
     raise ConfigError('prompt_mask holds other values than 0 and 1')
   kept = kept.astype(bool)
   for row, real in enumerate(kept):
@@ -130,19 +156,23 @@ def choice_of(
   Raises:
     ConfigError: a setting outside its range, no key where one is needed.
   """
-  if not (math.isfinite(temperature) and temperature >= 0):
+  least, most = _TEMPERATURES
+  if not _is_real(temperature) or not (
+    temperature == 0 or least <= temperature <= most
+  ):
     raise ConfigError(
-      f'temperature is {temperature}: finite and at least 0; 0 is greedy'
+      f'temperature is {temperature!r}: finite and at least 0; 0 is greedy, '
+      f'others are {least:g} to {most:g}'
     )
   top_k = whole('top_k', top_k, 0, '; 0 keeps all')
-  if not 0 < top_p <= 1:
-    raise ConfigError(f'top_p is {top_p}: above 0, at most 1; 1 keeps all')
+  if not (_is_real(top_p) and 0 < top_p <= 1):
+    raise ConfigError(f'top_p is {top_p!r}: above 0, at most 1; 1 keeps all')
   if temperature > 0 and key is None:
     raise ConfigError(
       f'temperature is {temperature} without a key: give jax.random.key(seed), '
       'or temperature 0 for the most likely tokens'
     )
-  stops = [stop] if isinstance(stop, int | np.integer) else list(stop)
+  stops = _listed(stop)
   for each in stops:
     if whole('a stop id', each, 0) >= vocab:
       raise ConfigError(
@@ -156,6 +186,13 @@ def choice_of(
     _key(key),
     np.array(stops + [-1] * (room - len(stops)), np.int32),
   )
+
+
+def _listed(stop: Any) -> list[Any]:
+  try:
+    return list(stop)
+  except TypeError:  # one id, or none at all
+    return [stop]
 
 
 def _key(key: Array | None) -> Array:
@@ -180,7 +217,7 @@ def given_of(
   """
   if force_tokens is None:
     return np.zeros((rows, new), np.int32)
-  given = np.asarray(force_tokens)
+  given = as_array('force_tokens', force_tokens)
   if given.shape != (rows, new) or given.dtype.kind not in 'iu':
     raise ConfigError(
       f'force_tokens are {given.dtype} of shape {given.shape}: give int ids '
@@ -212,6 +249,13 @@ def request(
   """
   prompt, mask = prompt_of(tokens, prompt_mask, vocab)
   new = whole('max_new_tokens', new, 1)
+  if prompt.shape[1] + new >= _END:
+    raise ConfigError(
+      f'max_new_tokens is {new} after a prompt of {prompt.shape[1]}: positions '
+      'end below 2**31'
+    )
+  if not isinstance(keep_logits, bool):
+    raise ConfigError(f'return_logits is {keep_logits!r}: True or False')
   choice = choice_of(vocab, *settings)
   given = given_of(force_tokens, len(prompt), new, vocab)
   chunk, stride = whole('chunk', chunk, 1), whole('stride', stride, 1)
@@ -226,5 +270,5 @@ def request(
     given,
     keep_logits,
     min(chunk, max(16, needed)),
-    stride,
+    min(stride, max(32, needed)),
   )

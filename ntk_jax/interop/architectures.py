@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from ntk_jax.interop.families import Config, Family, family_of
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.rope import layer_specs
 from ntk_jax.rope.families import head_dim_of
-from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 
 ACTIVATIONS = {
@@ -30,6 +29,7 @@ _COUNTS = {
 }
 SLIDING, FULL = 'sliding_attention', 'full_attention'
 _LARGEST = 2**24  # of any count
+_LONGEST = 2**31 - 1  # of a length: nothing is as large as it
 _MOST_LAYERS, _MOST_EXPERTS = 2**14, 2**14
 
 
@@ -83,6 +83,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     else _count(given, 'num_key_value_heads')
   )
   schemes, plan = _schemes(given, family)
+  length = _length(given, schemes)
   options: dict[str, Any] = {'scale_embed': False, **family.fixed}
   model = ModelConfig(
     **counts,
@@ -93,28 +94,33 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     activation=_activation(given, family),
     norm_eps=_number(given, 'rms_norm_eps'),
     tied=_flag(given, 'tie_word_embeddings'),
-    attention_scale=_attention_scale(given),
-    attention_soft_cap=_soft_cap(given, 'attn_logit_softcapping'),
-    logit_soft_cap=_soft_cap(given, 'final_logit_softcapping'),
+    attention_scale=_attention_scale(given, family),
     **options,
+    **{k: _soft_cap(given, family, key) for k, key in SOFT_CAPS.items()},
     **_biases(given, family),
-    **_experts(given),
+    **_experts(given, family),
   )
   model.validate()
-  length = _count(given, 'max_position_embeddings')
   return Architecture(family, model, schemes, length)
 
 
 def _with_defaults(config: Config, family: Family) -> dict[str, Any]:
   """The config, its missing keys filled; null stays null where it means so."""
   given = dict(family.defaults) | dict(config)
+  kept = ['sliding_window', *SOFT_CAPS.values()]
+  if 'query_pre_attn_scalar' not in family.defaults:
+    kept.append('num_key_value_heads')  # null: as many as heads
   for key, value in family.defaults.items():
-    if given[key] is None and key not in ('sliding_window', *_CAPS):
+    if given[key] is None and key not in kept:
       given[key] = value
   return given
 
 
-_CAPS = ('attn_logit_softcapping', 'final_logit_softcapping')
+# Field of `ModelConfig` -> key of the classes that have it.
+SOFT_CAPS = {
+  'attention_soft_cap': 'attn_logit_softcapping',
+  'logit_soft_cap': 'final_logit_softcapping',
+}
 
 
 def _check_options(given: Config) -> None:
@@ -130,19 +136,31 @@ def _check_options(given: Config) -> None:
     )
 
 
-def _count(given: Config, key: str) -> int:
+def _count(given: Config, key: str, largest: int = _LARGEST) -> int:
   value = given[key]
   if isinstance(value, bool) or not isinstance(value, int):
     raise ConfigError(f'{key} is {value!r}, must be a whole number')
-  if not 1 <= value <= _LARGEST:
-    raise ConfigError(f'{key} is {value}, must be 1 to {_LARGEST}')
+  if not 1 <= value <= largest:
+    raise ConfigError(f'{key} is {value}, must be 1 to {largest}')
   return value
+
+
+def _length(given: Config, schemes: tuple[Scheme, ...]) -> int:
+  length = _count(given, 'max_position_embeddings', _LONGEST)
+  factor = max(scheme.spec.factor or 1 for scheme in schemes)
+  if length * factor >= 2**53:
+    raise ConfigError(
+      f'the factor of rope is {factor:g}, times max_position_embeddings '
+      f'{length} beyond 2**53 tokens'
+    )
+  return length
 
 
 def _number(given: Config, key: str) -> float:
   value = given[key]
   real = isinstance(value, int | float) and not isinstance(value, bool)
-  if not (real and math.isfinite(value) and value > 0):
+  # An int may be too large for a float.
+  if not (real and 0 < value <= sys.float_info.max):
     raise ConfigError(f'{key} is {value!r}, must be a finite number above 0')
   return float(value)
 
@@ -174,17 +192,16 @@ def _activation(given: Config, family: Family) -> str:
   return ACTIVATIONS[name]
 
 
-def _attention_scale(given: Config) -> float | None:
+def _attention_scale(given: Config, family: Family) -> float | None:
   """Gemma: `query_pre_attn_scalar ** -0.5`; None is by head_dim."""
-  if given.get('query_pre_attn_scalar') is None:
+  if 'query_pre_attn_scalar' not in family.defaults:
     return None
   return _number(given, 'query_pre_attn_scalar') ** -0.5
 
 
-def _soft_cap(given: Config, key: str) -> float | None:
+def _soft_cap(given: Config, family: Family, key: str) -> float | None:
   """Of Gemma; other classes do not read these keys."""
-  gemma = 'query_pre_attn_scalar' in given
-  if not gemma or given.get(key) is None:
+  if key not in family.defaults or given[key] is None:
     return None
   return _number(given, key)
 
@@ -197,8 +214,8 @@ def _biases(given: Config, family: Family) -> dict[str, Any]:
   }
 
 
-def _experts(given: Config) -> dict[str, Any]:
-  if 'num_local_experts' not in given:
+def _experts(given: Config, family: Family) -> dict[str, Any]:
+  if 'num_local_experts' not in family.defaults:
     return {}
   experts = _count(given, 'num_local_experts')
   chosen = _count(given, 'num_experts_per_tok')
@@ -222,7 +239,11 @@ def _schemes(
   plan = []
   for spec, window in zip(layer_specs(given), windows, strict=True):
     if spec is None:
-      spec = RopeSpec('proportional', _head_dim(given), partial_rotary_factor=0)
+      raise ConfigError(
+        f'the config has layers without rope, which {family.name} does not '
+        'have: no_rope_layers, no_rope_layer_interval and layer_rope_theta '
+        'mean nothing to its class, and null is no rope parameters'
+      )
     scheme = Scheme(spec, window=window)
     plan.append(found.setdefault(scheme, len(found)))
   return tuple(found), tuple(plan)
@@ -248,7 +269,7 @@ def _windows(given: Config, family: Family) -> list[int | None]:
   if family.typed and types:
     slides = _listed(given, types)
   else:
-    slides = family.windows(_checked_pattern(given))
+    slides = family.windows(_checked_pattern(given, family))
   window = given['sliding_window']
   if window is None or not any(slides):
     if family.typed and types and any(slides):
@@ -257,7 +278,8 @@ def _windows(given: Config, family: Family) -> list[int | None]:
         'the window'
       )
     return [None] * len(slides)
-  if 'use_sliding_window' in given and not _flag(given, 'use_sliding_window'):
+  switch = 'use_sliding_window'
+  if switch in family.defaults and not _flag(given, switch):
     raise ConfigError(
       f'layer_types names {SLIDING} layers, but use_sliding_window is false; '
       'make them agree'
@@ -281,14 +303,16 @@ def _listed(given: Config, types: Any) -> list[bool]:
   return [kind == SLIDING for kind in types]
 
 
-def _checked_pattern(given: Config) -> Config:
-  for key in ('max_window_layers', 'sliding_window_pattern'):
-    value = given.get(key)
+def _checked_pattern(given: Config, family: Family) -> Config:
+  for key in {'max_window_layers', 'sliding_window_pattern'} & {
+    *family.defaults
+  }:
+    value = given[key]
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and value >= 0):
+    if not (whole and value >= 0):
       raise ConfigError(f'{key} is {value!r}, must be a whole number from 0 up')
   if given.get('sliding_window_pattern') == 0:
     raise ConfigError('sliding_window_pattern is 0, must be at least 1')
-  if 'use_sliding_window' in given:
+  if 'use_sliding_window' in family.defaults:
     _flag(given, 'use_sliding_window')
   return given

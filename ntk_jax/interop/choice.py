@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ntk_jax.errors import ConfigError
+from ntk_jax.interop.architectures import SOFT_CAPS
 from ntk_jax.interop.families import FAMILIES, Family
 from ntk_jax.interop.settled import Settled
 from ntk_jax.model.config import ModelConfig
@@ -55,7 +56,6 @@ _OPTIONS = {
   'post_norms': 'norms on what attention and MLP add',
   'head_norm': "a norm on each head's output",
 }
-_CAPS = ('attention_soft_cap', 'logit_soft_cap')
 
 
 def choose(
@@ -111,7 +111,7 @@ def slides(family: Family) -> bool:
 
 
 def caps(family: Family) -> bool:
-  """Whether its class has soft caps and a scale of attention (Gemma)."""
+  """Whether its class has a soft cap and a scale of attention (Gemma)."""
   return 'query_pre_attn_scalar' in family.defaults
 
 
@@ -130,12 +130,11 @@ def _of_options(family: Family, model: ModelConfig) -> list[str]:
   for key, fields in family.biases.items():
     if len({getattr(model, field) for field in fields}) > 1:
       wrong.append(f'has {" and ".join(fields)} together ({key})')
-  if not caps(family):
-    wrong += [
-      f'has no {field}, which is {getattr(model, field)}'
-      for field in _CAPS
-      if getattr(model, field) is not None
-    ]
+  wrong += [
+    f'has no {field}, which is {getattr(model, field)}'
+    for field, key in SOFT_CAPS.items()
+    if getattr(model, field) is not None and key not in family.defaults
+  ]
   experts = model.experts
   if routes(family) != (experts > 0):
     wrong.append(f'has {"only" if routes(family) else "no"} layers of experts')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,41 @@ from ntk_jax.errors import ConfigError
 _LARGEST = 16 * 2**20
 
 
+def place(name: str | Path) -> Path:
+  """The path that a user names, `~` resolved.
+
+  Raises:
+    ConfigError: what no file or folder can be called, or may not be looked at.
+  """
+  try:
+    path = Path(name).expanduser()
+    path.exists()
+  except (TypeError, ValueError, RuntimeError, OSError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise ConfigError(f'{name!r} is no usable path: {reason}') from None
+  return path
+
+
 def read_json(path: Path) -> dict[str, Any]:
   """The mapping that a JSON file holds.
 
   Raises:
-    ConfigError: a file that is missing, not a regular file, above 16 MiB, not
-      UTF-8, no JSON object, nested too deeply, with a key twice in one object
-      or with a number that is not finite.
+    ConfigError: a file that is missing, not a regular file, not to be read,
+      above 16 MiB, not UTF-8, no JSON object, nested too deeply, with a key
+      twice in one object or with a number that is not finite.
   """
+  try:
+    content = _content(path)
+  except OSError as error:
+    reason = error.strerror or error
+    raise ConfigError(f'{path} cannot be read: {reason}') from None
+  try:
+    return parse(content.decode())
+  except (UnicodeDecodeError, ConfigError) as error:
+    raise ConfigError(f'{path}: {error}') from None
+
+
+def _content(path: Path) -> bytes:
   if not path.is_file():
     what = 'is no regular file' if path.exists() else 'does not exist'
     raise ConfigError(f'{path} {what}')
@@ -28,10 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
       f'{path} has {size} bytes, more than the {_LARGEST} that a file of '
       'settings can need'
     )
-  try:
-    return parse(path.read_bytes().decode())
-  except (UnicodeDecodeError, ConfigError) as error:
-    raise ConfigError(f'{path}: {error}') from None
+  return path.read_bytes()
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -60,8 +85,8 @@ def parse(text: str) -> dict[str, Any]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   found = dict(pairs)
   if len(found) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
+    times = Counter(key for key, _ in pairs)
+    twice = next(key for key, n in times.items() if n > 1)
     raise ValueError(f'the key {twice!r} stands twice in one object')
   return found
 

@@ -145,7 +145,6 @@ _GEMMA = _COMMON | {
   'attention_bias': False,
   'query_pre_attn_scalar': 256,
   'sliding_window': 4096,
-  'attn_logit_softcapping': 50.0,
   'final_logit_softcapping': 30.0,
 }
 _GEMMA_FIXED = {'norm_offset': True, 'post_norms': True, 'scale_embed': True}
@@ -202,7 +201,7 @@ _ROWS = (
   Family(
     'gemma2',
     'Gemma2ForCausalLM',
-    _GEMMA | {'head_dim': 256},
+    _GEMMA | {'head_dim': 256, 'attn_logit_softcapping': 50.0},
     fixed=_GEMMA_FIXED,
     biases={'attention_bias': _ALL_BIASES},
     windows=_even_windows,
@@ -219,7 +218,7 @@ _ROWS = (
       'head_dim': 256,
       'max_position_embeddings': 131072,
       'sliding_window_pattern': 6,
-      'attn_logit_softcapping': None,
+      # Its attention reads attn_logit_softcapping no more.
       'final_logit_softcapping': None,
     },
     fixed=_GEMMA_FIXED | {'qk_norm': True},

@@ -13,6 +13,7 @@ from ntk_jax.interop.architectures import (
   ACTIVATIONS,
   FULL,
   SLIDING,
+  SOFT_CAPS,
   architecture,
 )
 from ntk_jax.interop.choice import caps, choose, routes, slides
@@ -184,11 +185,11 @@ def _shape(model: ModelConfig, family: Family) -> dict[str, Any]:
     family.activation: named[model.activation],
   }
   found |= {k: getattr(model, fields[0]) for k, fields in family.biases.items()}
-  if caps(family):
-    found |= {
-      'attn_logit_softcapping': model.attention_soft_cap,
-      'final_logit_softcapping': model.logit_soft_cap,
-    }
+  found |= {
+    key: getattr(model, field)
+    for field, key in SOFT_CAPS.items()
+    if key in family.defaults
+  }
   if routes(family):
     found |= {
       'num_local_experts': model.experts,

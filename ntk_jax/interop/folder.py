@@ -108,16 +108,18 @@ def _single(folder: Path) -> Path:
 
 def _header(path: Path) -> Iterator[tuple[str, Stored]]:
   """Names and shapes of a file; its library checks that they fit the file."""
-  if not path.is_file():
-    what = 'is no regular file' if path.exists() else 'is missing'
-    raise ConfigError(f'{path} {what}')
   try:
+    if not path.is_file():
+      what = 'is no regular file' if path.exists() else 'is missing'
+      raise ConfigError(f'{path} {what}')
     # It stays mapped as long as one of its tensors is held.
     file = safe_open(path, framework='np')
     for name in file.keys():  # noqa: SIM118 (no mapping)
       view = file.get_slice(name)
       shape = tuple(view.get_shape())
       yield name, Stored(name, path, view, shape, view.get_dtype())
+  except ConfigError:
+    raise
   except (SafetensorError, OSError, ValueError) as error:
     raise ConfigError(
       f'{path} is no sound safetensors file: {error}; fetch it again'

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from ntk_jax.errors import ConfigError, WorkdirError, unknown
+from ntk_jax.interop.config_file import place
 from ntk_jax.interop.fields import Written, written
 from ntk_jax.interop.gguf_names import (
   GRAPHS,
@@ -92,14 +93,14 @@ def save_gguf(
   rope, divisors = rope_settings(layer, graph)
   host = Host(params, found)
   stacks = renamed(entry.name for entry in host.entries())
-  place = Path(path).expanduser()
-  if place.exists():
-    raise WorkdirError(f'{place} exists: it is never overwritten')
+  file = place(path)
+  if file.exists():
+    raise WorkdirError(f'{file} exists: it is never overwritten')
   if jax.process_index():
     for stack in stacks:
       _tensor(host, stack, dtype, found, graph)
     return
-  with _whole_or_absent(place) as partial:
+  with _whole_or_absent(file) as partial:
     writer = gguf.GGUFWriter(partial, graph)
     try:
       _add_keys(writer, graph, settings(found) | rope, dtype)
@@ -221,16 +222,16 @@ def _tensor(
 
 
 @contextlib.contextmanager
-def _whole_or_absent(place: Path) -> Any:
+def _whole_or_absent(file: Path) -> Any:
   """A path to write at, renamed when the file is whole."""
-  partial = place.with_name(f'{place.name}.{os.getpid()}.partial')
+  partial = file.with_name(f'{file.name}.{os.getpid()}.partial')
   try:
-    place.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     yield partial
-    os.replace(partial, place)
+    os.replace(partial, file)
   except OSError as error:
     raise WorkdirError(
-      f'cannot write {place}: {error.strerror or error}; free space or choose '
+      f'cannot write {file}: {error.strerror or error}; free space or choose '
       'another place'
     ) from error
   finally:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ntk_jax.errors import ConfigError
+from ntk_jax.interop.config_file import place
 
 _NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 # No pickles, no code.
@@ -29,7 +30,7 @@ def folder_of(name: str | Path, revision: str | None = None) -> Path:
   Raises:
     ConfigError: neither a folder nor a model that could be fetched.
   """
-  path = Path(name).expanduser()
+  path = place(name)
   if path.is_dir():
     if revision is not None:
       raise ConfigError(f'{path} is a folder: revision is for names on the hub')

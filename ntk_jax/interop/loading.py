@@ -97,7 +97,7 @@ def load(
 
 
 def _inside(folder: Path, name: str) -> Path:
-  if Path(name).name != name:
+  if not isinstance(name, str) or Path(name).name != name:
     raise ConfigError(f'config is {name!r}, must name a file of the folder')
   return folder / name
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from ntk_jax.errors import ConfigError, WorkdirError
+from ntk_jax.interop.config_file import place
 from ntk_jax.interop.fields import written
 from ntk_jax.interop.folder import INDEX, SINGLE
 from ntk_jax.interop.host import Host
@@ -79,7 +80,7 @@ def save(
   host = Host(params, found)
   shards = split(list(host.entries()), max_shard_bytes)
   copied = tokenizer_files(tokenizer_from, found.length)
-  folder = Path(dir).expanduser()
+  folder = place(dir)
   _check_free(folder, [*copied, CONFIG])
   if jax.process_index():
     _gather_along(host, shards)

@@ -67,6 +67,10 @@ def test_text_comes_from_a_flag_or_stdin(checkpoint: str) -> None:
       ['--checkpoint=.', '--prompt_ids=1', '--top_p=2'],
       'top_p is 2.0: above 0, at most 1',
     ),
+    (
+      ['--checkpoint=.', '--prompt_ids=1', f'--seed={10**30}'],
+      'flag --seed',
+    ),
     (['--chekpoint=.'], 'Did you mean: checkpoint'),
   ],
 )

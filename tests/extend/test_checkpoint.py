@@ -15,6 +15,7 @@ import pytest
 from ntk_jax.errors import ConfigError, WorkdirError
 from ntk_jax.evaluation.score import TestRows, evaluate
 from ntk_jax.extend import ExtendConfig, run
+from ntk_jax.extend.exported import check_free
 from ntk_jax.extend.fits import memory_line, tuning_need
 from ntk_jax.extend.imported import resolved, subject
 from ntk_jax.extend.methods import Setting, candidate, extended, select
@@ -223,6 +224,15 @@ def test_settings_without_sense(
 def test_export_without_a_checkpoint() -> None:
   with pytest.raises(ConfigError, match='name one with checkpoint'):
     ExtendConfig(export='out').validate()
+
+
+@pytest.mark.parametrize('place', ['file/new', 'file/new/newer', 'a' * 300])
+def test_a_place_that_no_folder_can_have(place: str, tmp_path: Path) -> None:
+  """It is told before the training, not after."""
+  (tmp_path / 'file').write_text('here')
+  check_free(str(tmp_path / 'new' / 'newer'))
+  with pytest.raises(ConfigError, match='no folder that can be|no usable path'):
+    check_free(str(tmp_path / place))
 
 
 def changed(folder: Path, out: Path, **config: Any) -> Path:

@@ -143,11 +143,35 @@ def test_words_say_what_was_found() -> None:
     {'rope_theta': 1e4, 'rope_parameters': {'rope_theta': 5e5}},
     {'model_type': 'no_such'},
     {'num_hidden_layers': 0},
+    {'rope_scaling': {'rope_type': 'linear', 'factor': 1e308}},
   ],
 )
 def test_what_cannot_be_read_is_refused(change: dict) -> None:
   with pytest.raises(ConfigError):
     doctor.diagnose(LLAMA | change)
+
+
+def test_a_divisor_that_stops_a_pair_is_still_json() -> None:
+  """A wavelength beyond float64 is none."""
+  divisors = [1.0] * 7 + [1e308]
+  longrope = {'short_factor': divisors, 'long_factor': divisors}
+  change = {
+    'rope_type': 'longrope',
+    'original_max_position_embeddings': 4096,
+    'factor': 4.0,
+    **longrope,
+  }
+  found = doctor.diagnose(LLAMA | {'rope_scaling': change})
+  text = json.dumps(found.to_json(), allow_nan=False)
+  assert json.loads(text)['ropes'][0]['scaled_wavelengths'][-1] is None
+
+
+def test_a_tokenizer_without_an_end(tmp_path: Path) -> None:
+  (tmp_path / 'config.json').write_text(json.dumps(LLAMA))
+  settings = f'{{"model_max_length": 1{"0" * 400}}}'
+  (tmp_path / 'tokenizer_config.json').write_text(settings)
+  files = doctor.examine(tmp_path).files
+  assert files is not None and files.tokenizer_length == 10**400
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

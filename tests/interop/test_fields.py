@@ -234,6 +234,11 @@ def test_the_family_is_the_first_that_expresses_it(
     ({'attention_soft_cap': 9.0}, [rope()], 'no attention_soft_cap.* 9.0'),
     ({'logit_soft_cap': 9.0}, [rope()], 'no logit_soft_cap, which is 9.0'),
     (
+      GEMMA3 | {'attention_soft_cap': 9.0},
+      [rope()],
+      'gemma2, never has norms on q and k',
+    ),
+    (
       EXPERTS | {'qk_norm': True},
       [rope()],
       r'mixtral, never has norms on q and k|qwen3, has no layers of experts',

@@ -151,6 +151,19 @@ CASES: dict[str, tuple[Damage, str]] = {
     "'model_type' stands twice",
   ),
   'config_huge_file': (text(b' ' * (17 * 2**20) + b'{}'), 'settings can need'),
+  'config_not_to_be_read': (
+    lambda f: (
+      (f / 'config.json').unlink(),
+      (f / 'config.json').symlink_to('/proc/self/mem'),
+    ),
+    'cannot be read',
+  ),
+  'config_long_with_a_key_twice': (
+    text(
+      b'{' + b','.join(b'"%d":1' % i for i in [*range(300_000), 299_999]) + b'}'
+    ),
+    "'299999' stands twice",
+  ),
   # What it says.
   'no_model_type': (config(model_type=...), 'no model_type'),
   'other_model_type': (config(model_type='gpt2'), "'gpt2'"),
@@ -173,6 +186,8 @@ CASES: dict[str, tuple[Damage, str]] = {
     text(b'{"model_type": "llama", "rms_norm_eps": 1e999}'),
     'rms_norm_eps is inf',
   ),
+  'eps_beyond_floats': (config(rms_norm_eps=10**400), 'rms_norm_eps is 1000'),
+  'eps_far_below': (config(rms_norm_eps=-(10**400)), 'rms_norm_eps is -1000'),
   'no_heads': (config(num_attention_heads=0), 'num_attention_heads is 0'),
   'heads_not_whole': (config(num_attention_heads=2.5), 'whole number'),
   'kv_heads_do_not_divide': (config(num_key_value_heads=3), 'kv_heads 3'),
@@ -228,6 +243,7 @@ CASES: dict[str, tuple[Damage, str]] = {
   'longrope_short_list': (rope(**{**LONG, 'long_factor': [4.0] * 7}), '8'),
   'longrope_zero': (rope(**{**LONG, 'long_factor': [0.0] * 8}), 'long_factor'),
   'longrope_text': (rope(**{**LONG, 'short_factor': 'ones'}), 'short_factor'),
+  'layers_without_rope': (config(no_rope_layers=[0, 1]), 'llama does not have'),
   'rope_is_a_list': (config(rope_parameters=[1], rope_scaling=...), 'mapping'),
   # The file of the weights.
   'no_weights': (lambda f: (f / SINGLE).unlink(), 'has neither'),
@@ -292,6 +308,10 @@ CASES: dict[str, tuple[Damage, str]] = {
   'int32': (tensors(lambda t: t.update({Q: t[Q].astype(np.int32)})), 'I32'),
   'bool': (tensors(lambda t: t.update({Q: t[Q] > 0})), 'BOOL'),
   'float64': (tensors(lambda t: t.update({Q: t[Q].astype(float)})), 'F64'),
+  'does_not_print': (
+    tensors(lambda t: t.update({'ev\nil\x1b[2J': np.zeros(3, np.float32)})),
+    r'ev\nil\x1b[2J',
+  ),
   'renamed': (
     tensors(lambda t: t.update({'layers.0.q': t.pop(Q)})),
     'the weights lack',
@@ -358,6 +378,9 @@ INDEXES: dict[str, tuple[Damage, str]] = {
   'absolute': (moved(lambda f: f'{f.parent}/{elsewhere(f)}'), 'without a path'),
   'subfolder': (moved(lambda f: f'./{shard(1)}'), 'without a path'),
   'backslash': (moved(lambda f: f'..\\{elsewhere(f)}'), 'without a path'),
+  'line_break': (moved(lambda f: 'a\nb.safetensors'), r'a\nb.safetensors is'),
+  'half_a_character': (moved(lambda f: '\ud800.safetensors'), r'\ud800.safe'),
+  'name_too_long': (moved(lambda f: 'a' * 300 + '.safetensors'), 'too long'),
   'no_text': (weight_map(lambda m: m.update({Q: 7})), 'the file 7'),
   'pickle_named': (weight_map(lambda m: m.update({Q: 'w.bin'})), "'w.bin'"),
   'empty': (weight_map(dict.clear), 'must map tensors'),
@@ -470,30 +493,3 @@ def test_weights_that_are_not_finite(single: Path) -> None:
   interop.load(single)
   with pytest.raises(ConfigError, match=f'not finite: 2 in {Q}'):
     interop.load(single, check_finite=True)
-
-
-@pytest.mark.parametrize(
-  ('name', 'says'),
-  [
-    ('nowhere', 'neither a folder'),
-    ('../up/there', 'neither a folder'),
-    ('model/config.json', 'is a file'),
-  ],
-)
-def test_a_name_that_is_no_folder(
-  name: str, says: str, single: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.chdir(single.parent)
-  with pytest.raises(ConfigError, match=says):
-    interop.load(name)
-
-
-@pytest.mark.parametrize('name', ['../config.json', '/etc/hosts', 'a/b.json'])
-def test_a_config_outside_of_the_folder(name: str, single: Path) -> None:
-  with pytest.raises(ConfigError, match='must name a file of the folder'):
-    interop.load(single, config=name)
-
-
-def test_a_dtype_that_is_none(single: Path) -> None:
-  with pytest.raises(ConfigError, match="unknown dtype 'int8'"):
-    interop.load(single, dtype='int8')

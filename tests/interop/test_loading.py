@@ -192,6 +192,43 @@ def test_windows_without_sense(changes: dict[str, Any], says: str) -> None:
     interop.architecture(config)
 
 
+@pytest.mark.parametrize(
+  ('family', 'stray'),
+  [
+    ('llama', {'num_local_experts': 8, 'num_experts_per_tok': 2}),
+    ('qwen3', {'num_local_experts': 8}),
+    ('llama', {'query_pre_attn_scalar': 7}),
+    (
+      'mistral',
+      {
+        'query_pre_attn_scalar': 128,
+        'attn_logit_softcapping': 5.0,
+        'final_logit_softcapping': 5.0,
+      },
+    ),
+    ('gemma3_text', {'attn_logit_softcapping': 50.0}),
+    ('mistral', {'use_sliding_window': False}),
+    ('phi3', {'use_sliding_window': None}),
+    ('gemma2', {'max_window_layers': -1}),
+  ],
+)
+def test_keys_of_other_families_mean_nothing(
+  family: str, stray: dict[str, Any]
+) -> None:
+  """As the class of the family does not read them."""
+  config = {'model_type': family, 'num_hidden_layers': 4}
+  assert interop.architecture(config | stray) == interop.architecture(config)
+
+
+@pytest.mark.parametrize(
+  'family', ['llama', 'mistral', 'ministral', 'mixtral', 'qwen2', 'qwen3']
+)
+def test_null_heads_of_keys_are_as_many_as_of_queries(family: str) -> None:
+  config = {'model_type': family, 'num_attention_heads': 16}
+  found = interop.architecture(config | {'num_key_value_heads': None})
+  assert found.model.kv_heads == 16
+
+
 def test_the_condense_ratio_of_longchat() -> None:
   """Which transformers does not know: positions divided by it."""
   folder = FOLDER / 'longchat_linear8'

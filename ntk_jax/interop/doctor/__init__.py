@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ntk_jax.errors import ConfigError
-from ntk_jax.interop.config_file import read_json
+from ntk_jax.interop.config_file import place, read_json
 from ntk_jax.interop.doctor.compare import Verdict
 from ntk_jax.interop.doctor.diagnosis import Diagnosis, Rope, diagnose
 from ntk_jax.interop.doctor.files import Files, look
@@ -32,7 +32,7 @@ def examine(path: str | Path) -> Diagnosis:
   Raises:
     ConfigError: nothing there, or a config that cannot be read.
   """
-  path = Path(path).expanduser()
+  path = place(path)
   if path.is_dir():
     return diagnose(read_json(path / 'config.json'), look(path))
   if not path.exists():

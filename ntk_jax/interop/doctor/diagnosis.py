@@ -19,6 +19,7 @@ from ntk_jax.rope.frequencies import default_frequencies
 from ntk_jax.rope.hf import text_config
 
 _UNSCALED = ('default', 'proportional', 'ntk')  # as far as lengths tell
+_LONGEST = 2**31 - 1  # that positions can tell
 _EXTENDED = ('yarn', 'llama3', 'longrope')
 
 
@@ -194,12 +195,16 @@ def _rope(decoder: Decoder, layer: Layer, members: tuple[int, ...]) -> Rope:
     original_length=original,
     target_length=target,
     critical_pairs=int(slow.sum()),
-    wavelengths=tuple(float(2 * math.pi / w) for w in unscaled[slow]),
-    scaled_wavelengths=tuple(
-      float(2 * math.pi / w) if w else None for w in inv_freq[slow]
-    ),
+    wavelengths=tuple(2 * math.pi / float(w) for w in unscaled[slow]),
+    scaled_wavelengths=tuple(_wavelength(float(w)) for w in inv_freq[slow]),
     per_length=spec.per_length,
   )
+
+
+def _wavelength(inv_freq: float) -> float | None:
+  """In tokens; None where it is infinite, or as good as that."""
+  tokens = 2 * math.pi / inv_freq if inv_freq else math.inf
+  return tokens if tokens < math.inf else None
 
 
 def _lengths(decoder: Decoder, spec: RopeSpec) -> tuple[int, int]:
@@ -210,12 +215,13 @@ def _lengths(decoder: Decoder, spec: RopeSpec) -> tuple[int, int]:
     extended = decoder.family == 'gemma3_text' or decoder.config.get(
       'rope_condense_ratio'
     )
-    original = round(length / factor) if extended else length
+    original = max(1, round(length / factor)) if extended else length
   if original is None or spec.method in _UNSCALED:
     return length, length
   if spec.method in _EXTENDED and length > original:
     return original, length
-  return original, math.floor(original * factor * (1 + 1e-12))
+  scaled = min(original * factor * (1 + 1e-12), _LONGEST)
+  return original, math.floor(scaled)
 
 
 def _spelling(config: Mapping[str, Any]) -> str:

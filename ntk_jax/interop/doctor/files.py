@@ -86,4 +86,4 @@ def _tokenizer_length(folder: Path) -> int | None:
   except ConfigError:
     return None
   real = isinstance(told, int | float) and not isinstance(told, bool)
-  return int(told) if real and math.isfinite(told) else None
+  return int(told) if real and abs(told) != math.inf else None
