@@ -85,6 +85,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
   schemes, plan = _schemes(given, family)
   length = _length(given, schemes)
   options: dict[str, Any] = {'scale_embed': False, **family.fixed}
+  options |= {k: _soft_cap(given, family, key) for k, key in SOFT_CAPS.items()}
   model = ModelConfig(
     **counts,
     kv_heads=given['num_key_value_heads'],
@@ -96,7 +97,6 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     tied=_flag(given, 'tie_word_embeddings'),
     attention_scale=_attention_scale(given, family),
     **options,
-    **{k: _soft_cap(given, family, key) for k, key in SOFT_CAPS.items()},
     **_biases(given, family),
     **_experts(given, family),
   )

@@ -100,7 +100,10 @@ class SchemeConfig:
       factor=self.factor,
       attention_factor=self.attention_factor,
       options=self.options,
-      modifiers=self.modifiers,
+      # JSON has lists for pairs.
+      modifiers=tuple(
+        m if isinstance(m, str) else tuple(m) for m in self.modifiers
+      ),
     )
     for name in ('options', 'temperature_options'):
       value = getattr(self, name)

@@ -61,4 +61,4 @@ def test_a_path_that_cannot_be(name: str, single: Path) -> None:
 
 def test_a_dtype_of_another_type(single: Path) -> None:
   with pytest.raises(ConfigError, match=r"unknown dtype \['float32'\]"):
-    interop.load(single, dtype=['float32'])
+    interop.load(single, dtype=['float32'])  # pyrefly: ignore[bad-argument-type]
