@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ntk_jax.errors import ConfigError
+from ntk_jax.errors import ConfigError, WorkdirError
 from ntk_jax.extend.imported import Checkpoint, as_model
 from ntk_jax.extend.outcome import CONTROL, Row
 from ntk_jax.extend.settings import ExtendConfig
@@ -76,6 +76,8 @@ def export(
     model = as_model(config, checkpoint, trained.params, candidate.schemes)
     try:
       save(model, folder, tokenizer_from=checkpoint.folder)
+    except WorkdirError:  # of the disk: another method would not help
+      raise
     except ConfigError as error:
       facts['refused'].append({'name': name, 'reason': str(error)})
       continue

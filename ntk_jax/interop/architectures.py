@@ -85,7 +85,6 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
   schemes, plan = _schemes(given, family)
   length = _length(given, schemes)
   options: dict[str, Any] = {'scale_embed': False, **family.fixed}
-  options |= {k: _soft_cap(given, family, key) for k, key in SOFT_CAPS.items()}
   model = ModelConfig(
     **counts,
     kv_heads=given['num_key_value_heads'],
@@ -97,6 +96,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     tied=_flag(given, 'tie_word_embeddings'),
     attention_scale=_attention_scale(given, family),
     **options,
+    **_soft_caps(given, family),
     **_biases(given, family),
     **_experts(given, family),
   )
@@ -199,11 +199,13 @@ def _attention_scale(given: Config, family: Family) -> float | None:
   return _number(given, 'query_pre_attn_scalar') ** -0.5
 
 
-def _soft_cap(given: Config, family: Family, key: str) -> float | None:
+def _soft_caps(given: Config, family: Family) -> dict[str, Any]:
   """Of Gemma; other classes do not read these keys."""
-  if key not in family.defaults or given[key] is None:
-    return None
-  return _number(given, key)
+  return {
+    field: _number(given, key)
+    for field, key in SOFT_CAPS.items()
+    if key in family.defaults and given[key] is not None
+  }
 
 
 def _biases(given: Config, family: Family) -> dict[str, Any]:
