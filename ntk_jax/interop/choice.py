@@ -26,14 +26,12 @@ class Limits(NamedTuple):
   Attributes:
     types: rope types that it takes, None for all.
     by_type: sliding layers have rope of their own: another base.
-    partial: a part of the head may turn.
     whole_heads: hidden size is a multiple of the number of heads.
     joined_heads: hidden size is number of heads times head dim.
   """
 
   types: tuple[str, ...] | None = None
   by_type: bool = False
-  partial: bool = False
   whole_heads: bool = False
   joined_heads: bool = False
 
@@ -44,7 +42,7 @@ LIMITS = MappingProxyType(
     'llama': Limits(whole_heads=True),
     'gemma2': Limits(whole_heads=True),
     'gemma3_text': Limits(by_type=True, whole_heads=True),
-    'phi3': Limits(('default', 'longrope'), partial=True, joined_heads=True),
+    'phi3': Limits(('default', 'longrope'), joined_heads=True),
   }
 )
 _OPTIONS = {
@@ -187,7 +185,7 @@ def _of_rope(family: Family, layers: Sequence[Settled]) -> list[str]:
     methods = sorted({spec.method for spec in specs})
     of = 'each type of layer' if limits.by_type else 'all layers'
     wrong.append(f'has one rope for {of}, here are several: {methods}')
-  if not limits.partial and any(s.rotary_dim != s.head_dim for s in specs):
+  if not family.partial and any(s.rotary_dim != s.head_dim for s in specs):
     shares = sorted({s.partial_rotary_factor for s in specs})
     wrong.append(f'turns whole heads, not {shares} of them')
   return wrong

@@ -88,6 +88,7 @@ class Family(NamedTuple):
     biases: config key -> fields of `ModelConfig` that it switches.
     windows: which layers slide where `layer_types` does not say.
     typed: whether the class reads `layer_types`.
+    partial: whether a part of a head may turn.
     activation: the key that names the activation.
     names: leaf -> module, as above.
   """
@@ -99,6 +100,7 @@ class Family(NamedTuple):
   biases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
   windows: Callable[[Config], list[bool]] = _no_windows
   typed: bool = False
+  partial: bool = False
   activation: str = 'hidden_act'
   names: Mapping[str, str] = MappingProxyType(_NAMES)
 
@@ -241,6 +243,7 @@ _ROWS = (
       'rms_norm_eps': 1e-5,
     },
     windows=_all_windows,
+    partial=True,
     names=_FUSED,
   ),
 )

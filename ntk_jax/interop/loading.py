@@ -82,6 +82,7 @@ def load(
   folder = folder_of(dir, revision)
   settings = read_json(_inside(folder, config))
   found = architecture(settings)
+  _check_turning(found)
   stored = stored_tensors(folder)
   pieces = list(_checked(stored, found))
   kept = _kept_dtypes(stored, pieces)
@@ -94,6 +95,18 @@ def load(
   )
   model.origin = json.dumps(settings)
   return model
+
+
+def _check_turning(found: Architecture) -> None:
+  """Raises ConfigError for parts of heads where the class turns whole ones."""
+  for scheme in found.schemes:
+    spec, family = scheme.spec, found.family
+    if spec.rotary_dim != spec.head_dim and not family.partial:
+      raise ConfigError(
+        f'partial_rotary_factor is {spec.partial_rotary_factor}, which '
+        f'{family.name} does not have: transformers 5 turns whole heads, other '
+        'versions fail; take it out if whole heads were trained'
+      )
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -240,6 +240,10 @@ CASES: dict[str, tuple[Damage, str]] = {
     config(rope_condense_ratio=8, rope_parameters=YARN, rope_scaling=None),
     'rope_condense_ratio',
   ),
+  'partial_of_a_whole_head': (
+    config(partial_rotary_factor=0.5),
+    'does not have: transformers 5 turns whole heads',
+  ),
   'longrope_short_list': (rope(**{**LONG, 'long_factor': [4.0] * 7}), '8'),
   'longrope_zero': (rope(**{**LONG, 'long_factor': [0.0] * 8}), 'long_factor'),
   'longrope_text': (rope(**{**LONG, 'short_factor': 'ones'}), 'short_factor'),
