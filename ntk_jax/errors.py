@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _LONGEST_MESSAGE = 2000
 
@@ -70,3 +70,23 @@ def unknown(what: str, value: object, allowed: Iterable[str]) -> ConfigError:
   return ConfigError(
     f'unknown {what} {value!r}:{hint} Allowed: {", ".join(names)}'
   )
+
+
+def caught(check: Callable[[], object], name: str = '') -> list[str]:
+  """The message of the ConfigError that a check raises, or nothing.
+
+  Args:
+    check: is called.
+    name: of what is checked, put before the message once.
+
+  >>> def check():
+  ...   raise unknown('method', 'ntl', ['ntk'])
+  >>> print(*caught(check, 'schemes[0]'))
+  schemes[0]: unknown method 'ntl': did you mean 'ntk'? Allowed: ntk
+  """
+  try:
+    check()
+  except ConfigError as error:
+    text = str(error)
+    return [f'{name}: {text.removeprefix(f"{name}: ")}' if name else text]
+  return []

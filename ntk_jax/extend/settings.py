@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from ntk_jax.data import retrieval
-from ntk_jax.errors import ConfigError, unknown
+from ntk_jax.errors import ConfigError, caught, unknown
 from ntk_jax.extend.methods import DEFAULT_METHODS, Setting, select
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.precision import DTYPES
@@ -165,10 +165,7 @@ class ExtendConfig:
       checks.append(lambda: select(self.methods, self.setting))
       wrong += self._split_problems()
     for check in checks:
-      try:
-        check()
-      except ConfigError as error:
-        wrong.append(str(error))
+      wrong += caught(check)
     if wrong:
       raise ConfigError('; '.join(wrong))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ntk_jax.data.settings import DataConfig
-from ntk_jax.errors import ConfigError
+from ntk_jax.errors import ConfigError, caught
 from ntk_jax.guard import GuardConfig
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.objective import Objective
@@ -178,7 +178,7 @@ class TrainConfig:
       ('optimizer', self.optimizer.validate),
       ('guard', self.guard.validate),
     ):
-      wrong += _caught(name, check)
+      wrong += caught(check, name)
     wrong += self.mesh.problems(devices) + self._own_problems()
     if not wrong:
       wrong += self._scheme_problems() + self._fit_problems(hosts)
@@ -213,7 +213,7 @@ class TrainConfig:
     return [
       text
       for number, config in enumerate(self.schemes)
-      for text in _caught(f'schemes[{number}]', lambda c=config: self._try(c))
+      for text in caught(lambda c=config: self._try(c), f'schemes[{number}]')
     ]
 
   def _try(self, config: SchemeConfig) -> None:
@@ -272,12 +272,3 @@ def _uneven(*rows: tuple[str, int, int, str]) -> list[str]:
     for name, count, size, what in rows
     if count % size
   ]
-
-
-def _caught(name: str, check: Callable[[], object]) -> list[str]:
-  try:
-    check()
-  except ConfigError as error:
-    text = str(error).removeprefix(f'{name}: ')
-    return [f'{name}: {text}']
-  return []

@@ -10,8 +10,9 @@ from pathlib import Path
 from ntk_jax.errors import ConfigError
 from ntk_jax.interop.config_file import place, read_json
 from ntk_jax.interop.doctor.compare import Verdict
-from ntk_jax.interop.doctor.diagnosis import Diagnosis, Rope, diagnose
+from ntk_jax.interop.doctor.diagnosis import Diagnosis, diagnose
 from ntk_jax.interop.doctor.files import Files, look
+from ntk_jax.interop.doctor.ropes import Rope
 from ntk_jax.interop.doctor.words import markdown, text
 
 __all__ = [

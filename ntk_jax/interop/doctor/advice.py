@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ntk_jax.errors import ConfigError
 from ntk_jax.interop.doctor.compare import Verdict
 from ntk_jax.interop.doctor.files import Files
+from ntk_jax.interop.doctor.ropes import Rope
 from ntk_jax.interop.servers import Layer
 from ntk_jax.rope import RopeSpec
-
-if TYPE_CHECKING:
-  from ntk_jax.interop.doctor.diagnosis import Rope
 
 Config = Mapping[str, Any]
 Try = Callable[[Config, tuple[Layer, ...], int], dict[str, Verdict]]

@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Sequence
 
 from ntk_jax.interop.doctor.compare import Verdict
-from ntk_jax.interop.doctor.diagnosis import Diagnosis, Rope
+from ntk_jax.interop.doctor.diagnosis import Diagnosis
 from ntk_jax.interop.doctor.files import Files
+from ntk_jax.interop.doctor.ropes import Rope
 
 _WIDTH = 100  # columns of a terminal
 _SHOWN = 4  # entries of a list of numbers
