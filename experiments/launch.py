@@ -70,9 +70,9 @@ def _parse(
 
 def _own_words(text: str) -> str:
   """A ConfigError of a config file without the traceback that flags add."""
-  last = text.strip().splitlines()[-1]
   name = f'{ConfigError.__module__}.{ConfigError.__name__}: '
-  return last.removeprefix(name) if last.startswith(name) else text
+  _, found, words = text.rpartition(name)
+  return words.strip() if found else text
 
 
 def _guarded(
