@@ -259,18 +259,7 @@ def text(
 
 def main() -> None:
   """Prints the results, and writes them where --out says."""
-  parser = page.parser(__doc__, repeats=7, new=65)
-  parser.add_argument('--peer_python', default=sys.executable)
-  parser.add_argument('--cores', type=int, default=os.cpu_count())
-  parser.add_argument(
-    '--patience',
-    type=float,
-    default=0,
-    help='seconds per prompt to wait for a quiet machine',
-  )
-  parser.add_argument(
-    '--others', type=float, default=0.2, help='cores that is quiet'
-  )
+  parser = page.peer_parser(__doc__, repeats=7, new=65)
   parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve:

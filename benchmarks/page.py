@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,23 @@ def parser(doc: str | None, **numbers: int) -> argparse.ArgumentParser:
   for name, default in numbers.items():
     flags.add_argument(f'--{name}', type=int, default=default)
   flags.add_argument('--out', type=Path, help='a Markdown file to write')
+  return flags
+
+
+def peer_parser(doc: str | None, **numbers: int) -> argparse.ArgumentParser:
+  """The same for two programs in turns: the peer's Python, and a quiet CPU."""
+  flags = parser(doc, **numbers)
+  flags.add_argument('--peer_python', default=sys.executable)
+  flags.add_argument('--cores', type=int, default=os.cpu_count())
+  flags.add_argument(
+    '--patience',
+    type=float,
+    default=0,
+    help='seconds per case to wait for a quiet machine',
+  )
+  flags.add_argument(
+    '--others', type=float, default=0.2, help='cores that is quiet'
+  )
   return flags
 
 

@@ -384,18 +384,7 @@ def report(args: argparse.Namespace) -> str:
 
 def main() -> None:
   """Prints the results, and writes them where --out says."""
-  parser = page.parser(__doc__, repeats=11, steps=2)
-  parser.add_argument('--peer_python', default=sys.executable)
-  parser.add_argument('--cores', type=int, default=os.cpu_count())
-  parser.add_argument(
-    '--patience',
-    type=float,
-    default=0,
-    help='seconds per length to wait for a quiet machine',
-  )
-  parser.add_argument(
-    '--others', type=float, default=0.2, help='cores that is quiet'
-  )
+  parser = page.peer_parser(__doc__, repeats=11, steps=2)
   parser.add_argument('--serve', choices=CASES, help=argparse.SUPPRESS)
   parser.add_argument('--inputs', help=argparse.SUPPRESS)
   args = parser.parse_args()
