@@ -55,6 +55,9 @@ class Losses(NamedTuple):
     text_weight: their weight.
     answers: weighted losses of retrieval answers.
     answers_weight: their weight.
+    near: weighted losses of text at positions below `Controls.near`; of all
+      text without one.
+    near_weight: their weight.
   """
 
   loss: Array
@@ -63,6 +66,8 @@ class Losses(NamedTuple):
   text_weight: Array
   answers: Array
   answers_weight: Array
+  near: Array
+  near_weight: Array
 
 
 def losses(
@@ -133,6 +138,7 @@ def _local(
   nll = sums.token_nll.reshape(batch.targets.shape)
   answers = jnp.where(batch.answers, weights, 0.0)
   text = weights - answers
+  near = _near(text, batch, controls)
   parts = Losses(
     sums.loss,
     sums.weight,
@@ -140,8 +146,20 @@ def _local(
     text.sum(),
     _weighted(answers, nll),
     answers.sum(),
+    _weighted(near, nll),
+    near.sum(),
   )
   return axes.sum(parts, *BATCH)
+
+
+def _near(text: Array, batch: Batch, controls: Controls | None) -> Array:
+  """Weights of the text at positions that are recorded by themselves."""
+  if controls is None or controls.near is None:
+    return text
+  positions = batch.positions
+  if positions is None:
+    positions = jnp.arange(text.shape[-1])
+  return jnp.where(positions < controls.near, text, 0.0)
 
 
 def _weighted(weights: Array, nll: Array) -> Array:
@@ -177,10 +195,12 @@ def scheme_specs(schemes: Schemes, alternatives: bool = False) -> Any:
 
 
 def control_specs(controls: Controls | None) -> Any:
-  """How controls are split: windows not, all else by rows."""
+  """How controls are split: windows and scalars not, all else by rows."""
   if controls is None:
     return None
-  specs = jax.tree.map(batch_spec, controls)
-  if controls.window is not None:
-    specs = specs._replace(window=PartitionSpec())
-  return specs
+  whole = {
+    name: PartitionSpec()
+    for name in ('window', 'near')
+    if getattr(controls, name) is not None
+  }
+  return jax.tree.map(batch_spec, controls)._replace(**whole)

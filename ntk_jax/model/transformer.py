@@ -35,12 +35,15 @@ class Controls(NamedTuple):
     plan: int32 [B, T], for each token the number of its rope among the
       alternatives that every scheme then holds along its first dim: phases
       [A, P, 2], attention_factor [A], q_scale [A, *B, T].
+    near: int32 scalar; the loss of targets at positions below it is recorded
+      by itself. The forward pass has no use for it.
   """
 
   window: ArrayLike | None = None
   kv_keep: ArrayLike | None = None
   kept: ArrayLike | None = None
   plan: ArrayLike | None = None
+  near: ArrayLike | None = None
 
 
 def forward(
