@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ntk_jax.train.course import Course, Given, Plain, Source, Stream
 from ntk_jax.train.loop import Loop, Trained, fit
-from ntk_jax.train.settings import SchemeConfig, TrainConfig
+from ntk_jax.train.schemes import SchemeConfig, StageConfig
+from ntk_jax.train.settings import TrainConfig
 
 if TYPE_CHECKING:
   from ntk_jax.train.job import run
@@ -21,6 +22,7 @@ __all__ = [
   'Plain',
   'SchemeConfig',
   'Source',
+  'StageConfig',
   'Stream',
   'TrainConfig',
   'Trained',

@@ -167,10 +167,17 @@ class Plain:
 class Arrays:
   """Arrays of schemes for a batch's positions, made once where they can be."""
 
-  def __init__(self, schemes: Sequence[Scheme]) -> None:
-    """Makes none yet."""
+  def __init__(self, schemes: Sequence[Scheme], by_row: bool = False) -> None:
+    """Makes none yet.
+
+    Args:
+      schemes: one for each number of the layer plan.
+      by_row: whether multipliers have a row for each of the batch, though
+        these schemes have no temperature: the shapes of those that have.
+    """
     self._schemes = tuple(schemes)
-    self._varies = any(scheme.temperature is not None for scheme in schemes)
+    own = any(scheme.temperature is not None for scheme in schemes)
+    self._by_row = by_row or own
     self._plain: dict[tuple[int, int], tuple[SchemeArrays, ...]] = {}
 
   def __call__(
@@ -183,7 +190,7 @@ class Arrays:
       positions: of the rows; None is 0, 1, 2, ...
       row: tokens of a row, where that is not the length.
     """
-    if positions is not None and self._varies:
+    if positions is not None and self._by_row:
       return self._make(length, positions)
     key = length, row or length
     if key not in self._plain:
