@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
-
+from ntk_jax.curriculum.clock import Run
+from ntk_jax.curriculum.regularize import RegularizeConfig
+from ntk_jax.curriculum.sampling import SamplingConfig
+from ntk_jax.curriculum.settings import GrowthConfig
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.errors import ConfigError, caught
+from ntk_jax.evaluation.probes import ProbeConfig
 from ntk_jax.guard import GuardConfig
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.objective import Objective
@@ -16,6 +19,11 @@ from ntk_jax.optimizer import OptimizerConfig
 from ntk_jax.scheme import Scheme
 from ntk_jax.sharding import MeshConfig
 from ntk_jax.step import StepConfig
+from ntk_jax.train.checks import (
+  fit_problems,
+  growth_problems,
+  scheme_problems,
+)
 from ntk_jax.train.schemes import SchemeConfig, StageConfig
 
 
@@ -122,7 +130,8 @@ class TrainConfig:
       wrong += caught(check, name)
     wrong += self.mesh.problems(devices) + self._own_problems()
     if not wrong:
-      wrong += self._scheme_problems() + self._fit_problems(hosts)
+      wrong += scheme_problems(self) + growth_problems(self)
+      wrong += fit_problems(self, hosts)
     if wrong:
       raise ConfigError('; '.join(wrong))
 
@@ -149,67 +158,3 @@ class TrainConfig:
         f'{len(self.schemes)}: give one for each number from 0'
       )
     return wrong
-
-  def _scheme_problems(self) -> list[str]:
-    return [
-      text
-      for number, config in enumerate(self.schemes)
-      for text in caught(lambda c=config: self._try(c), f'schemes[{number}]')
-    ]
-
-  def _try(self, config: SchemeConfig) -> None:
-    """Raises ConfigError for a scheme that cannot be made or trained with."""
-    scheme = config.scheme(self.model)
-    if scheme.per_length:
-      raise ConfigError(
-        f'the frequencies of {config.method} depend on the length of each '
-        'document, and packed rows hold several: train with a method of fixed '
-        'frequencies'
-      )
-    scheme.arrays(None, np.arange(1))
-
-  def _fit_problems(self, hosts: int) -> list[str]:
-    """What the mesh cannot split evenly."""
-    data, mesh = self.data, self.mesh
-    parts = mesh.batch * self.microbatches
-    wrong = _uneven(
-      ('data.batch_rows', data.batch_rows, parts, 'data x fsdp x microbatches'),
-      ('data x fsdp', mesh.batch, hosts, 'the number of hosts'),
-    )
-    tokens = data.batch_rows * data.max_length // parts
-    if not wrong and tokens % mesh.tensor:
-      wrong.append(
-        f'{tokens} tokens per device and microbatch: tensor is {mesh.tensor}, '
-        f'so their number must be a multiple of {mesh.tensor}'
-      )
-    return wrong + split_problems(self.model, mesh)
-
-
-def split_problems(model: ModelConfig, mesh: MeshConfig) -> list[str]:
-  """What of a model a mesh cannot split evenly.
-
-  >>> split_problems(ModelConfig(vocab=9, heads=4), MeshConfig(tensor=2))
-  ['model.vocab is 9: tensor is 2, so it must be a multiple of 2']
-  """
-  wrong = _uneven(
-    ('model.heads', model.heads, mesh.tensor, 'tensor'),
-    ('model.mlp_dim', model.mlp_dim, mesh.tensor, 'tensor'),
-    ('model.vocab', model.vocab, mesh.tensor, 'tensor'),
-    ('model.dim', model.dim, mesh.fsdp, 'fsdp'),
-  )
-  kv = model.kv_heads
-  if kv % mesh.tensor and mesh.tensor % kv:
-    wrong.append(
-      f'model.kv_heads is {kv} and tensor {mesh.tensor}: one must divide the '
-      'other, so that shards hold whole heads or copies of one'
-    )
-  return wrong
-
-
-def _uneven(*rows: tuple[str, int, int, str]) -> list[str]:
-  """Of (name, count, parts, what the parts are), those that do not divide."""
-  return [
-    f'{name} is {count}: {what} is {size}, so it must be a multiple of {size}'
-    for name, count, size, what in rows
-    if count % size
-  ]
