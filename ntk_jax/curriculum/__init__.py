@@ -1,0 +1,1 @@
+"""Growing length: when, by how much, and on which rows."""

@@ -1,0 +1,18 @@
+"""What every schedule of length answers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+State = dict[str, Any]
+
+
+class Stage(NamedTuple):
+  """What holds for the next step."""
+
+  length: int
+  before: int
+  begun: int
+  full_share: float = 1.0
+  rate: float = 1.0
+  attempt: int = 0
