@@ -24,6 +24,7 @@ from ntk_jax.train.checks import (
   growth_problems,
   scheme_problems,
 )
+from ntk_jax.train.regularised import long_ce_of
 from ntk_jax.train.schemes import SchemeConfig, StageConfig
 
 
@@ -80,7 +81,12 @@ class TrainConfig:
   def step(self) -> StepConfig:
     """What is compiled."""
     return StepConfig(
-      Objective(self.model, self.z_loss, self.loss_chunk),
+      Objective(
+        self.model,
+        self.z_loss,
+        self.loss_chunk,
+        long_ce_of(self.regularize),
+      ),
       self.optimizer.transform(),
       self.guard,
       self.microbatches,
