@@ -1,0 +1,1 @@
+"""Growing length: when rows get longer, and what tokens of them see."""
