@@ -1,0 +1,1 @@
+"""How long the rows are, what stands in them, and which tokens count."""
