@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 
@@ -41,38 +40,25 @@ def ladder_problems(
   return wrong
 
 
-def cut_problems(
-  name: str, shapes: Sequence[int], full: int, rows: int | None = None
-) -> list[str]:
-  """Row shapes that packed rows of the full length do not give.
+def cut_problems(name: str, shapes: Sequence[int], full: int) -> list[str]:
+  """Row shapes that packed rows of the full length cannot be cut into.
 
   Args:
     name: of the setting that they come from.
     shapes: lengths of rows.
     full: tokens of a packed row.
-    rows: that every step has, where it is not the tokens that stay constant.
 
   >>> print(*cut_problems('lengths', (96, 128), 128))
   lengths has 96, which does not divide 128: rows are cut from packed ones of \
 128; use lengths that divide it, or buckets=(128,), one row shape for all
-  >>> print(*cut_problems('lengths', (64, 256, 1024), 1024, rows=8))
-  batch is 'rows': 8 rows of 64 are 0.5 packed rows of 1024; raise \
-data.batch_rows to a multiple of 16, or keep the tokens (batch='tokens')
   """
-  if odd := [shape for shape in shapes if full % shape]:
-    return [
-      f'{name} has {", ".join(map(str, odd))}, which does not divide {full}: '
-      f'rows are cut from packed ones of {full}; use lengths that divide it, '
-      f'or buckets=({full},), one row shape for all'
-    ]
-  parts = [shape for shape in shapes if rows and rows * shape % full]
-  if not parts or rows is None:
+  odd = [shape for shape in shapes if full % shape]
+  if not odd:
     return []
-  needed = math.lcm(*(full // shape for shape in shapes))
   return [
-    f"batch is 'rows': {rows} rows of {parts[0]} are "
-    f'{rows * parts[0] / full:g} packed rows of {full}; raise data.batch_rows '
-    f"to a multiple of {needed}, or keep the tokens (batch='tokens')"
+    f'{name} has {", ".join(map(str, odd))}, which does not divide {full}: '
+    f'rows are cut from packed ones of {full}; use lengths that divide it, '
+    f'or buckets=({full},), one row shape for all'
   ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ class Pace:
       return self.lengths[-1]
     return self.lengths[cycled(step, steps, self.cycles, count, self.seed)]
 
-  @property
+  @functools.cached_property
   def growing_steps(self) -> int:
     """Steps before `over`, each of them as long as the longest."""
     run = self.run

@@ -14,7 +14,7 @@ from ntk_jax.curriculum.ladder import (
   moment_problems,
 )
 from ntk_jax.curriculum.pace import SHAPES, Pace, planned
-from ntk_jax.curriculum.quality import QualityConfig
+from ntk_jax.curriculum.quality import QualityConfig, quality_problems
 from ntk_jax.errors import ConfigError, unknown
 
 BY_QUALITY = ('threshold', 'quality')
@@ -194,10 +194,11 @@ threshold, quality
       self.kind not in KINDS or min(run.steps, run.length, run.step_tokens) < 1
     ):
       return wrong
-    wrong += self._unused_problems() + self._length_problems(run)
-    wrong += self._boundary_problems()
+    unfit = self._length_problems(run)
+    wrong += self._unused_problems() + unfit + self._boundary_problems()
     if self.kind in BY_QUALITY:
-      wrong += self.quality.problems(run, known_metrics)
+      if not unfit:
+        wrong += quality_problems(self, run, known_metrics)
     elif self.unit in UNITS:
       wrong += self._time_problems(run)
     if not wrong and self.kind not in ('constant', *BY_QUALITY):
@@ -260,16 +261,14 @@ threshold, quality
       wrong += self._start_problems(full)
     if self.buckets:
       wrong += ladder_problems('buckets', self.buckets, full)
-    rows = run.step_tokens // full
-    if rows < 1:
+    if run.step_tokens < full:
       wrong.append(
         f'a step of {run.step_tokens} tokens has 0 rows of {full}: raise '
         'data.batch_rows or lower data.max_length'
       )
     elif not wrong:
       name = 'buckets' if self.buckets else 'lengths'
-      kept = rows if self.batch == 'rows' else None
-      wrong += cut_problems(name, self.row_shapes(run), full, kept)
+      wrong += cut_problems(name, self.row_shapes(run), full)
     return wrong
 
   def _start_problems(self, full: int) -> list[str]:
