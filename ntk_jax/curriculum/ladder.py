@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ntk_jax.curriculum.shapes import doublings
+
 
 def ladder_problems(
   name: str, lengths: Sequence[int], full: int, multiple: int = 1
@@ -38,6 +40,36 @@ def ladder_problems(
       f'multiples of {multiple}, such as {near}{below + multiple}'
     )
   return wrong
+
+
+def start_problems(
+  start: int | None, full: int, multiple: int, doubled: bool
+) -> list[str]:
+  """What is wrong with the first length of a ramp or of doublings.
+
+  >>> print(*start_problems(96, 1024, multiple=1, doubled=True))
+  start is 96: doubled again and again it does not meet the full length, 1024; \
+use 1024 divided by a power of two
+  """
+  if start is None:
+    return [
+      'start is missing, the length that growth begins with: 8 to 64 with one '
+      'row shape, 256 or more with rows of their own, are known to work'
+    ]
+  if not 2 <= start < full:
+    return [
+      f'start is {start}: it must be at least 2 and below the full length, '
+      f"{full} (kind 'constant' does not grow)"
+    ]
+  if not doubled:
+    return []
+  if full % start or (full // start).bit_count() != 1:
+    return [
+      f'start is {start}: doubled again and again it does not meet the full '
+      f'length, {full}; use {full} divided by a power of two'
+    ]
+  lengths = doublings(start, full)
+  return ladder_problems('start, doubled,', lengths, full, multiple)
 
 
 def cut_problems(name: str, shapes: Sequence[int], full: int) -> list[str]:

@@ -12,8 +12,9 @@ from ntk_jax.curriculum.ladder import (
   cut_problems,
   ladder_problems,
   moment_problems,
+  start_problems,
 )
-from ntk_jax.curriculum.pace import SHAPES, Pace, planned
+from ntk_jax.curriculum.pace import SHAPES, Pace, plan_problems, planned
 from ntk_jax.curriculum.quality import QualityConfig, quality_problems
 from ntk_jax.errors import ConfigError, unknown
 
@@ -258,7 +259,8 @@ threshold, quality
     if self.kind in STAGED:
       wrong += ladder_problems('lengths', self.lengths, full, self.multiple)
     elif self.kind != 'constant':
-      wrong += self._start_problems(full)
+      doubled = self.kind == 'doubling'
+      wrong += start_problems(self.start, full, self.multiple, doubled)
     if self.buckets:
       wrong += ladder_problems('buckets', self.buckets, full)
     if run.step_tokens < full:
@@ -271,29 +273,10 @@ threshold, quality
       wrong += cut_problems(name, self.row_shapes(run), full)
     return wrong
 
-  def _start_problems(self, full: int) -> list[str]:
-    if self.start is None:
-      return [
-        f'start is missing: kind {self.kind!r} grows from it; 8 to 64 with one '
-        'row shape, 256 or more with rows of their own, are known to work'
-      ]
-    if not 2 <= self.start < full:
-      return [
-        f'start is {self.start}: it must be at least 2 and below the full '
-        f"length, {full} (kind 'constant' does not grow)"
-      ]
-    if self.kind != 'doubling':
-      return []
-    if full % self.start or (full // self.start).bit_count() != 1:
-      return [
-        f'start is {self.start}: doubled again and again it does not meet the '
-        f'full length, {full}; use {full} divided by a power of two'
-      ]
-    lengths = shapes.doublings(self.start, full)
-    return ladder_problems('start, doubled,', lengths, full, self.multiple)
-
   def _boundary_problems(self) -> list[str]:
     kind, steps = self.boundary, self.boundary_steps
+    if kind not in BOUNDARIES:
+      return []
     if kind == 'keep':
       return [
         f"{name} is {value}, which boundary 'keep' does not read: use "
@@ -341,27 +324,7 @@ threshold, quality
     if self.kind == 'grow_p2':
       return self._cycle_problems(pace)
     plan = planned(pace, lambda length: self.step_tokens(length, run))
-    reached = {one.length for one in plan}
-    if missed := [n for n in self.stage_lengths(run) if n not in reached]:
-      return [
-        f'{", ".join(map(str, missed))} of the lengths would get no step of '
-        f'the {run.steps}: begin them earlier or further apart'
-      ]
-    if run.length not in reached:
-      return [
-        f'the run ends at length {plan[-1].length}, before the full one, '
-        f'{run.length}: lower over, which is {self.over:g} ({self.unit})'
-      ]
-    begun = [one.step for one in plan] + [run.steps]
-    stays = [(b - a, one) for a, b, one in zip(begun, begun[1:], plan)]
-    stay, shortest = min(stays[1:], default=(math.inf, plan[0]))
-    if stay < self.boundary_steps:
-      return [
-        f'boundary_steps is {self.boundary_steps}, longer than the {stay} '
-        f'steps at length {shortest.length}: lower it, or make fewer stages '
-        '(a larger multiple)'
-      ]
-    return []
+    return plan_problems(plan, run, pace.lengths, self.boundary_steps)
 
   def _cycle_problems(self, pace: Pace) -> list[str]:
     wrong, steps = [], pace.growing_steps

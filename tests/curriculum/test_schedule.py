@@ -23,6 +23,8 @@ from ntk_jax.curriculum.schedule import (
 from ntk_jax.curriculum.settings import GrowthConfig
 
 STEP_TOKENS = 8192
+# A walk takes as long as its run.
+WALKS = settings(max_examples=60, deadline=None)
 
 
 def run_of(steps: int, length: int) -> Run:
@@ -93,6 +95,7 @@ def stairs(draw: st.DrawFn) -> Case:
 
 
 @given(ramps())
+@WALKS
 def test_a_ramp_rises_in_multiples_to_the_full_length(
   case: Case,
 ) -> None:
@@ -108,6 +111,7 @@ def test_a_ramp_rises_in_multiples_to_the_full_length(
 
 
 @given(st.one_of(ramps(), stairs()))
+@WALKS
 def test_a_stage_says_when_it_began_and_what_was_before(
   case: Case,
 ) -> None:
@@ -124,6 +128,7 @@ def test_a_stage_says_when_it_began_and_what_was_before(
 
 
 @given(st.one_of(ramps(), stairs()), st.data())
+@WALKS
 def test_a_resumed_schedule_goes_on_as_if_never_stopped(
   case: Case, data: st.DataObject
 ) -> None:
@@ -142,6 +147,7 @@ def test_a_resumed_schedule_goes_on_as_if_never_stopped(
 
 
 @given(st.one_of(ramps(), stairs()))
+@WALKS
 def test_a_plan_is_what_a_walk_does(case: Case) -> None:
   config, run = GrowthConfig(**case[0]), case[1]
   if config.kind == 'grow_p2':
@@ -157,6 +163,7 @@ def test_a_plan_is_what_a_walk_does(case: Case) -> None:
 
 
 @given(st.one_of(ramps(), stairs()))
+@WALKS
 def test_states_are_not_changed_and_lengths_are_told(
   case: Case,
 ) -> None:
@@ -200,17 +207,18 @@ def deepspeed(
 def test_deepspeed_root_and_linear_to_the_token(
   root: float, total: int, least: int, most: int, by: int
 ) -> None:
-  run = run_of(2 * total, most)
+  run = run_of(total + 300, most)
   kind = 'linear' if root == 1 else 'root'
   config = GrowthConfig(
     kind, start=least, multiple=by, unit='steps', over=float(total), root=root
   )
-  for clock, stage in walk(config, run):
-    if clock.step < total or most % by == 0:
-      expected = deepspeed(clock.step, total, least, most, by, root)
+  pace = config.pace(run)
+  for step in range(run.steps):
+    if step < total or most % by == 0:
+      expected = deepspeed(step, total, least, most, by, root)
     else:
       expected = most  # where DeepSpeed still waits for a multiple
-    assert stage.length == expected, clock
+    assert pace.length(Clock(step, step * STEP_TOKENS)) == expected, step
 
 
 def test_deepspeed_discrete_to_the_step() -> None:
@@ -311,7 +319,7 @@ def test_a_window_inside_long_rows_reads_whole_steps() -> None:
 
 
 @given(st.integers(1, 6), st.integers(30, 300), st.integers(0, 5))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_grow_p2_uses_each_length_by_its_share(
   count: int, steps: int, seed: int
 ) -> None:

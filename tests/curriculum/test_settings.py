@@ -68,6 +68,10 @@ def stages(**more: Any) -> dict[str, Any]:
   return {'kind': 'discrete', 'lengths': LENGTHS} | more
 
 
+def dips(**more: Any) -> dict[str, Any]:
+  return stages(boundary='dip', boundary_steps=5) | more
+
+
 def ramp(**more: Any) -> dict[str, Any]:
   return {'kind': 'linear', 'start': 8} | more
 
@@ -102,7 +106,10 @@ def ramp(**more: Any) -> dict[str, Any]:
     (stages(start=8), "start is 8, which kind 'discrete' does not read"),
     ({'lengths': LENGTHS}, "which kind 'constant' does not read: it is of dis"),
     (ramp(at=(0.5,)), "at is (0.5,), which kind 'linear' does not read"),
-    (ramp(start=None), "start is missing: kind 'linear' grows from it"),
+    (
+      ramp(start=None),
+      'start is missing, the length that growth begins with: 8',
+    ),
     (ramp(start=1), 'start is 1: it must be at least 2 and below the full'),
     (ramp(start=1024), 'start is 1024: it must be at least 2 and below'),
     (ramp(kind='doubling', start=96), '96: doubled again and again it does no'),
@@ -112,7 +119,7 @@ def ramp(**more: Any) -> dict[str, Any]:
     (ramp(over=101.0, unit='steps'), 'outside the run, which has 100 (steps)'),
     (ramp(over=11.0, unit='epochs'), 'outside the run, which has 10 (epochs)'),
     (ramp(over=1.0), 'the run ends at length 1013, before the full one, 1024'),
-    (stages(over=1.0), '1024 of the lengths would get no step of the 100'),
+    (stages(over=1.0), 'ends at length 512, before the full one, 1024, is'),
     (stages(at=(0.5,)), 'at has 1 entries: 3 lengths need 2'),
     (stages(at=(0.5, 1.0)), 'at has 1: a stage must begin within the run'),
     (stages(at=(0.0, 0.5)), 'at has 0: a stage must begin within the run'),
@@ -123,10 +130,12 @@ def ramp(**more: Any) -> dict[str, Any]:
     (stages(over=0.01), '512 of the lengths would get no step of the 100'),
     (ramp(boundary_steps=9), "boundary_steps is 9, which boundary 'keep'"),
     (stages(boundary_scale=0.5), "boundary_scale is 0.5, which boundary 'ke"),
-    (stages(boundary_scale=0.0), 'boundary_scale is 0.0, must be in (0, 1]'),
-    (stages(boundary_scale=NAN), 'boundary_scale is nan, must be in (0, 1]'),
+    (dips(boundary_scale=0.0), 'boundary_scale is 0.0, must be in (0, 1]'),
+    (dips(boundary_scale=NAN), 'boundary_scale is nan, must be in (0, 1]'),
+    (dips(boundary_scale=1.5), 'boundary_scale is 1.5, must be in (0, 1]'),
+    (dips(boundary_scale=0.5, boundary_steps=-1), 'boundary_steps is -1, must'),
     (stages(boundary='rewarm'), "boundary is 'rewarm' and boundary_steps 0"),
-    (stages(boundary='dip', boundary_steps=5), 'which is no dip: lower it'),
+    (dips(boundary_scale=1.0), 'which is no dip: lower it'),
     (
       {'boundary': 'rewarm', 'boundary_steps': 5},
       "kind 'constant' has no boundaries between stages; use 'keep'",
@@ -144,14 +153,13 @@ def ramp(**more: Any) -> dict[str, Any]:
       'grow_p2 gives each length the same share of the tokens by equal tokens',
     ),
     (stages(kind='grow_p2', cycles=40), '40 cycles in 64 steps are too short'),
-    (stages(kind='threshold', lengths=(512, 256)), 'each must be above'),
+    (stages(kind='threshold', lengths=(512, 256, 1024)), 'each must be above'),
   ],
 )
 def test_what_cannot_be_is_said(values: dict[str, Any], says: str) -> None:
   wrong = GrowthConfig(**values).problems(RUN, KNOWN)
   assert any(says in text for text in wrong), wrong
-  # One mistake is one message (a wrong end may also be out of order).
-  assert len(wrong) <= 2, wrong
+  assert len(wrong) == 1, wrong
 
 
 @pytest.mark.parametrize(
@@ -217,7 +225,7 @@ def test_constant_rows_may_end_before_growth_by_tokens_does() -> None:
     'discrete', (128, 1024), unit='tokens', at=(4e5,), batch='rows'
   )
   (wrong,) = config.problems(RUN, ())
-  assert '1024 of the lengths would get no step of the 100' in wrong
+  assert 'ends at length 128, before the full one, 1024, is' in wrong
   even = GrowthConfig('discrete', (128, 1024), unit='tokens', at=(4e5,))
   assert even.problems(RUN, ()) == []
 
@@ -275,7 +283,7 @@ def anything(draw: st.DrawFn) -> tuple[dict[str, Any], Run]:
 
 
 @given(anything())
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 def test_what_passes_trains_every_length(
   case: tuple[dict[str, Any], Run],
 ) -> None:
