@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntk_jax.curriculum.clock import UNITS, Clock, Run, done, whole
@@ -31,6 +31,7 @@ def test_tokens_are_those_that_were_read() -> None:
   each=st.integers(1, 10**7),
   unit=st.sampled_from(UNITS),
 )
+@settings(deadline=None, derandomize=True, database=None)
 def test_a_run_goes_from_nothing_to_the_whole(
   steps: int, each: int, unit: str
 ) -> None:

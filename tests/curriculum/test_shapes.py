@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from ntk_jax.curriculum import cycles, shapes
 
+# The same examples every time.
+FEW = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 Shape = Callable[[float, int, int], float]
 
 
@@ -57,6 +59,7 @@ def test_shapes_are_their_formulas(name: str, start: int, full: int) -> None:
 
 
 @given(x=st.fractions(0, 1, max_denominator=999))
+@FEW
 def test_stairs_are_the_ramp_rounded_down(x: Fraction) -> None:
   start, full, step = 32, 8192, 1024
   ramp = start + (full - start) * x
@@ -74,6 +77,7 @@ def test_stairs_are_the_ramp_rounded_down(x: Fraction) -> None:
   more=st.integers(1, 5000),
   multiple=st.integers(1, 128),
 )
+@FEW
 def test_a_snapped_length_is_a_multiple_within_bounds(
   raw: float, start: int, more: int, multiple: int
 ) -> None:
@@ -92,6 +96,7 @@ def test_no_length_is_zero() -> None:
 
 
 @given(start=st.integers(1, 500), times=st.integers(0, 12))
+@FEW
 def test_doublings_divide_the_full_length(start: int, times: int) -> None:
   full = start * 2**times
   found = shapes.doublings(start, full)
@@ -103,6 +108,7 @@ def test_doublings_divide_the_full_length(start: int, times: int) -> None:
   lengths=st.lists(st.integers(1, 10**6), min_size=1, max_size=8, unique=True),
   over=st.floats(1e-3, 1e9),
 )
+@FEW
 def test_stages_share_the_growth_by_length(
   lengths: list[int], over: float
 ) -> None:
@@ -128,6 +134,7 @@ def test_sub_cycle_weights_of_six_lengths() -> None:
 
 
 @given(steps=st.integers(1, 3000), count=st.integers(1, 8))
+@FEW
 def test_a_cycle_gives_each_length_its_share(steps: int, count: int) -> None:
   counts = cycles.cycle_counts(steps, count)
   assert counts.min() >= 0
@@ -143,7 +150,7 @@ def test_a_cycle_gives_each_length_its_share(steps: int, count: int) -> None:
   count=st.integers(1, 3),
   seed=st.integers(0, 9),
 )
-@settings(max_examples=50, deadline=None)
+@FEW
 def test_every_cycle_has_every_length_by_its_share(
   steps: int, parts: int, count: int, seed: int
 ) -> None:
