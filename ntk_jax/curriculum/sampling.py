@@ -60,8 +60,8 @@ class SamplingConfig:
 
   Attributes:
     long_share: share of the tokens of a step in rows of the stage's length.
-    long_probability: that a step has such rows at all; without them it is as
-      fast as the shorter ones.
+    long_probability: that a step has such rows at all, where there are others
+      too; without them it is as fast as those.
     short: length of the other rows, where the stage is longer; None is the
       length of the stage before.
     mixtures: shares of lengths by stage, in place of long_share and short.
@@ -202,7 +202,7 @@ def row_plan(
   >>> config = SamplingConfig(long_share=0.34, short=512)
   >>> plan = row_plan(config, Stage(2048, 2048, 0), lambda n: n, 12288, step=3)
   >>> plan.length, plan.windows.tolist()
-  (2048, [2048, 512, 512, 2048, 512, 512])
+  (2048, [2048, 512, 512, 2048, 512, 2048])
   """
   shares = length_shares(config, stage)
   rng = np.random.default_rng([config.seed, step])

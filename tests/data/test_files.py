@@ -13,7 +13,8 @@ from ntk_jax.errors import ConfigError
 
 
 def read(path: Path | str, **options: object) -> list[bytes]:
-  return list(documents(str(path), **options)[1])  # type: ignore[arg-type]
+  found = documents(str(path), **options)[1]  # type: ignore[arg-type]
+  return [document.text for document in found]
 
 
 def write_lines(path: Path, *lines: object) -> Path:
