@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 
 from ntk_jax.checkpoint.interrupt import resume_line
@@ -101,6 +102,17 @@ def _guarded(
   except KeyboardInterrupt:
     _refuse('interrupted; the same command goes on from the last checkpoint')
     return INTERRUPTED
+
+
+def cache_compiled(folder: str | os.PathLike[str]) -> None:
+  """Keeps compiled programs in a folder, unless the user has named another.
+
+  A run that goes on finds them there: JAX's persistent compilation cache,
+  which JAX_COMPILATION_CACHE_DIR moves, and JAX_ENABLE_COMPILATION_CACHE=0
+  turns off.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
 
 
 def _refuse(message: str) -> None:
