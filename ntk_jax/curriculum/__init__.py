@@ -1,4 +1,1 @@
-"""How training changes as it goes on: lengths, what is read, what is left out.
-
-Decisions alone, in numpy on the host; the model and the step carry them out.
-"""
+"""Growing length: when rows get longer, and what tokens of them see."""
