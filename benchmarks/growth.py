@@ -122,14 +122,14 @@ def report(steps: int) -> str:
       f'`python -m benchmarks.growth --steps={steps}`, '
       f'{page.conditions(load)}.',
       '',
-      f'The default model, 4,096 tokens a step, {steps} steps. In one row shape '
-      f'of {LENGTHS[-1]:,} tokens the window took {len(effective)} lengths from '
-      f'{min(effective)} to {max(effective):,}: '
+      f'The default model, 4,096 tokens a step, {steps} steps. In one row '
+      f'shape of {LENGTHS[-1]:,} tokens the window took {len(effective)} '
+      f'lengths from {min(effective)} to {max(effective):,}: '
       f'**{sum(line["compiles"] for line in one[1:])} compiles** after the '
       'first step.',
       '',
-      'With rows of their own for each length: seconds that the first step of a '
-      'length waits for its program, compiled then, and compiled beside the '
+      'With rows of their own for each length: seconds that the first step of '
+      'a length waits for its program, compiled then, and compiled beside the '
       'steps before; and the median step beside a compile, over those of the '
       'same length after it.',
       '',
