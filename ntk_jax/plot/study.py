@@ -27,7 +27,7 @@ from ntk_jax.plot.png import stamped
 _MAIN = ('steps', 'threshold', 'quality', 'shuffled')
 _CONTROL = 'constant'
 _BLACK = '#333333'
-_VERDICTS = {'helps': COLOURS[2], 'hurts': COLOURS[1], 'mixed': COLOURS[3]}
+_VERDICTS = {'better': COLOURS[2], 'worse': COLOURS[1], 'tie': GREY}
 
 
 def save_study(result: Plain, folder: Path) -> list[Path]:
@@ -102,8 +102,8 @@ def study_differences(result: Plain) -> Figure:
   place(figure, left=left, right=0.3, panels=2, gap=0.5)
   write_foot(
     figure,
-    'paired differences with 95% intervals over seeds and rows; green helps, '
-    'orange hurts, pink both, grey: a tie',
+    'paired differences with 95% intervals over seeds and rows; green: better, '
+    'orange: worse, grey: a tie',
   )
   return figure
 
@@ -137,19 +137,16 @@ def _mark_target(axes: Axes, result: Plain) -> None:
   target = float(np.median([each['loss'][-1] for each in control['curves']]))
   style = {'color': _BLACK, 'linewidth': 1, 'linestyle': ':', 'zorder': 1}
   axes.axhline(target, **style)
-  best = min(
-    (r['reach']['cpu']['median'] for r in result['arms'] if _is_main(r)),
-    key=lambda x: float('inf') if x is None else x,
-    default=None,
-  )
-  if best is not None:
-    whole = control['ends']['cpu']['median']
-    axes.axvline(best * whole, **style)
-    write_above(axes, best * whole, f'{best:.2f}x the time', ha='center')
-
-
-def _is_main(row: Plain) -> bool:
-  return row['name'] in _MAIN
+  came = [
+    (row['reach']['cpu']['median'], row['name'])
+    for row in result['arms']
+    if row['name'] in _MAIN and row['reach']['cpu']['median'] is not None
+  ]
+  if came:
+    share, name = min(came)
+    when = share * control['ends']['cpu']['median']
+    axes.axvline(when, **style)
+    write_above(axes, when, f'{name}: {share:.2f}x the time', ha='center')
 
 
 def _draw_lengths(axes: Axes, row: Plain, look: Look, steps: int) -> None:
@@ -168,8 +165,7 @@ def _draw_difference(
 ) -> None:
   interval = over[name]
   mean, low, high = (scale * interval[k] for k in ('mean', 'low', 'high'))
-  tie = over[f'{name}_verdict'] == 'tie'
-  colour = GREY if tie else _VERDICTS.get(over['verdict'], GREY)
+  colour = _VERDICTS[over[f'{name}_verdict']]
   axes.plot([low, high], [height, height], color=colour, linewidth=2)
   axes.plot([mean], [height], marker='o', markersize=5, color=colour)
 

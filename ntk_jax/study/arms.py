@@ -291,7 +291,7 @@ def arms_named(names: tuple[str, ...]) -> tuple[Arm, ...]:
   ['constant', 'short', 'pose']
   """
   if not names:
-    raise ConfigError(f"arms is empty: name some of {', '.join(BY_NAME)}")
+    raise ConfigError(f'arms is empty: name some of {", ".join(BY_NAME)}')
   if names == (_ALL,):
     return ARMS
   wanted = {CONSTANT}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 
 from ntk_jax.study.settings import StudyConfig, tiny
@@ -15,8 +14,8 @@ def study_command(config: StudyConfig) -> str:
 
   >>> study_command(StudyConfig(seeds=5))
   'python -m experiments.study_curriculum --seeds=5'
-  >>> study_command(dataclasses.replace(tiny(StudyConfig()), arms=('steps', 'mask')))
-  'python -m experiments.study_curriculum --fast --arms=steps,mask'
+  >>> study_command(tiny(StudyConfig(minutes=5.0)))
+  'python -m experiments.study_curriculum --fast --minutes=5'
   """
   usual = StudyConfig()
   words = ['python -m experiments.study_curriculum']
@@ -26,6 +25,11 @@ def study_command(config: StudyConfig) -> str:
   for name in FLAGS:
     value = getattr(config, name)
     if value != getattr(usual, name):
-      text = ','.join(value) if isinstance(value, tuple) else f'{value}'
-      words.append(shlex.quote(f'--{name}={text}'))
+      words.append(shlex.quote(f'--{name}={_text(value)}'))
   return ' '.join(words)
+
+
+def _text(value: object) -> str:
+  if isinstance(value, tuple):
+    return ','.join(value)
+  return f'{value:g}' if isinstance(value, float) else str(value)

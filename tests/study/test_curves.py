@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from study.made_study import EVERY, STEPS, Made, lines
 
 from ntk_jax.study.curves import (
   Curve,
@@ -17,6 +16,7 @@ from ntk_jax.study.curves import (
   reach,
   steady,
 )
+from study.made_study import EVERY, STEPS, Made, lines
 
 
 def line_of(loss: list[float]) -> tuple[np.ndarray, np.ndarray]:

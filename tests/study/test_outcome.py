@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from study.made_study import ARMS, CONFIG, STEPS, Made, made_study
 
 from ntk_jax.plot.study import save_study, study_curves, study_differences
 from ntk_jax.study.findings import arm_of, bar, limits, lists, recall_learned
 from ntk_jax.study.page import study_csv, study_page, study_table
+from study.made_study import ARMS, CONFIG, STEPS, Made, made_study
 
 
 @pytest.fixture(scope='module')
@@ -145,7 +145,7 @@ def test_curves_are_medians_with_their_range(result: dict[str, Any]) -> None:
   assert list(steps.get_xdata()) == arm(result, 'steps')['curves'][1]['cpu']
   assert list(steps.get_ydata()) == arm(result, 'steps')['curves'][1]['loss']
   texts = {text.get_text() for text in left.texts}
-  assert {'constant', 'steps', 'threshold', '0.31x the time'} <= texts
+  assert {'constant', 'steps', 'threshold', 'steps: 0.31x the time'} <= texts
   grown = right.lines[CONFIG.seeds]
   assert list(grown.get_xdata()) == [0, 8, 16, STEPS]
   assert list(grown.get_ydata()) == [32, 64, 128, 128]
