@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from ntk_jax.data.batch import Batch
+from ntk_jax.long_ce import LongCE, Pass, long_weights, mean_one
 from ntk_jax.loss import chunked_cross_entropy
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.params import Params
@@ -38,11 +39,16 @@ class Objective:
     model: the model's shape.
     z_loss: weight of the squared log-partition.
     chunk: tokens of a device whose logits exist at a time; None chooses.
+    long_ce: weighs text targets by what long context tells of them; None does
+      not. Its second pass is in the program of every shape with rows longer
+      than its short context, but for those with kept tokens, whose two passes
+      could not be compared; `Controls.long_ce` says when it runs.
   """
 
   model: ModelConfig
   z_loss: float = 0.0
   chunk: int | None = None
+  long_ce: LongCE | None = None
 
 
 class Losses(NamedTuple):
@@ -51,10 +57,14 @@ class Losses(NamedTuple):
   Attributes:
     loss: what is minimised, before it is divided by `weight`.
     weight: of all targets.
-    text: weighted losses of the targets that are text, in nats.
+    text: weighted losses of the targets that are text, in nats; by the
+      batch's weights alone, whatever factors `loss` has.
     text_weight: their weight.
     answers: weighted losses of retrieval answers.
     answers_weight: their weight.
+    near: weighted losses of text at positions below `Controls.near`; of all
+      text without one.
+    near_weight: their weight.
   """
 
   loss: Array
@@ -63,6 +73,8 @@ class Losses(NamedTuple):
   text_weight: Array
   answers: Array
   answers_weight: Array
+  near: Array
+  near_weight: Array
 
 
 def losses(
@@ -119,20 +131,25 @@ def _local(
     axes,
     controls=controls,
   )
+  weights = jnp.where(batch.targets >= 0, batch.weights, 0.0)
+  answers = jnp.where(batch.answers, weights, 0.0)
+  text = weights - answers
+  told = Pass(batch, schemes, controls)
+  factors = _factors(params, x, told, objective, axes)
+  if factors is not None:
+    weights = answers + mean_one(factors, text, axes)
   sums = chunked_cross_entropy(
     x,
     axes.gather(unembedding(params, config), 'fsdp', 0),
     jnp.reshape(batch.targets, -1),
-    jnp.reshape(batch.weights, -1),
+    jnp.reshape(weights, -1),
     chunk=objective.chunk,
     z_loss=objective.z_loss,
     soft_cap=config.logit_soft_cap,
     axis='tensor' if axes.size('tensor') > 1 else None,
   )
-  weights = jnp.where(batch.targets >= 0, batch.weights, 0.0)
   nll = sums.token_nll.reshape(batch.targets.shape)
-  answers = jnp.where(batch.answers, weights, 0.0)
-  text = weights - answers
+  near = _near(text, batch, controls)
   parts = Losses(
     sums.loss,
     sums.weight,
@@ -140,8 +157,54 @@ def _local(
     text.sum(),
     _weighted(answers, nll),
     answers.sum(),
+    _weighted(near, nll),
+    near.sum(),
   )
   return axes.sum(parts, *BATCH)
+
+
+def _near(text: Array, batch: Batch, controls: Controls | None) -> Array:
+  """Weights of the text at positions that are recorded by themselves."""
+  if controls is None or controls.near is None:
+    return text
+  positions = batch.positions
+  if positions is None:
+    positions = jnp.arange(text.shape[-1])
+  return jnp.where(positions < controls.near, text, 0.0)
+
+
+def _factors(
+  params: Params, x: Array, told: Pass, objective: Objective, axes: Axes
+) -> Array | None:
+  """What the losses of text targets are multiplied by, or None for nothing.
+
+  They carry no gradient. A retrieval answer keeps the weight it has.
+  """
+  controls, how = told.controls or Controls(), objective.long_ce
+  given = controls.emphasis
+  factors = None if given is None else jnp.asarray(given, jnp.float32)
+  shape = told.batch.tokens.shape
+  if how is None or controls.kept is not None or not how.windows(shape[1]):
+    return factors
+
+  def compared() -> Array:
+    return long_weights(
+      params,
+      objective.model,
+      told,
+      x,
+      how,
+      chunk=objective.chunk,
+      axes=axes,
+    )
+
+  if controls.long_ce is None:
+    found = compared()
+  else:  # the same on all devices, so that they meet in its collectives
+    found = jax.lax.cond(
+      controls.long_ce, compared, lambda: jnp.ones(shape, jnp.float32)
+    )
+  return found if factors is None else factors * found
 
 
 def _weighted(weights: Array, nll: Array) -> Array:
@@ -177,10 +240,13 @@ def scheme_specs(schemes: Schemes, alternatives: bool = False) -> Any:
 
 
 def control_specs(controls: Controls | None) -> Any:
-  """How controls are split: windows not, all else by rows."""
+  """How controls are split: what is of no row not, all else by rows."""
   if controls is None:
     return None
   specs = jax.tree.map(batch_spec, controls)
-  if controls.window is not None:
-    specs = specs._replace(window=PartitionSpec())
-  return specs
+  whole = {
+    name: PartitionSpec()
+    for name in ('window', 'near', 'long_ce')
+    if getattr(controls, name) is not None
+  }
+  return specs._replace(**whole)

@@ -48,6 +48,7 @@ class StepMetrics(NamedTuple):
     loss: what was minimised.
     text: cross-entropy of text.
     answers: cross-entropy of retrieval answers; NaN without any.
+    near: cross-entropy of the text below `Controls.near`, of all without.
     grad_norm: global norm of the gradient, before clipping.
     groups: the norm of each kind of parameter.
     good: whether the step was taken.
@@ -56,6 +57,7 @@ class StepMetrics(NamedTuple):
   loss: Array
   text: Array
   answers: Array
+  near: Array
   grad_norm: Array
   groups: dict[str, Array]
   good: Array
@@ -143,6 +145,7 @@ def train_step(
     loss=means.loss,
     text=means.text / means.text_weight,
     answers=means.answers / means.answers_weight,
+    near=means.near / means.near_weight,
     grad_norm=norm,
     groups=group_norms(grads),
     good=good,

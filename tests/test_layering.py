@@ -34,6 +34,7 @@ ORDER = (
   # 4 learning
   'data',
   'loss',
+  'long_ce',
   'learning_rate',
   'optimizer',
   'trainable',

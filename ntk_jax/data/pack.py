@@ -167,13 +167,94 @@ def pack_row(
   return row._replace(weights=weights)
 
 
+def blocks(batch: Batch, windows: int | Int[NDArray, 'rows']) -> Batch:
+  """The same rows, in which no token sees what is before its block.
+
+  A row falls into blocks of w tokens, of which the last may be shorter; j is
+  seen from i where floor(i/w) w <= j <= i, in the same document. Segments are
+  numbered anew from 1 along the row, and a piece of a document that a block
+  opens anew starts at position 0 there. Blocks of whole rows change nothing.
+
+  Args:
+    batch: rows of T tokens.
+    windows: w, in [2, T], of all rows or of each.
+
+  Raises:
+    ConfigError: a window below 2 or above T, or not one for each row.
+
+  Source: Zhu et al. 2025, arXiv:2503.15450, section 3 (SkyLadder).
+
+  >>> row = pack_row([np.arange(3), np.arange(4)], [(1, 0, 4), (0, 0, 3)], 8)
+  >>> seen = blocks(Batch(*(x[None] for x in row)), 3)
+  >>> print(seen.positions[0], seen.segments[0])
+  [0 1 2 0 0 1 0 0] [1 1 1 2 3 3 4 0]
+  """
+  rows, T = batch.tokens.shape
+  widths = np.asarray(windows)
+  if (
+    widths.shape not in ((), (rows,))
+    or not ((widths >= 2) & (widths <= T)).all()
+  ):
+    raise ConfigError(
+      f'windows are {windows}: one for all {rows} rows or one for each, each '
+      f'at least 2 and at most the {T} tokens of a row'
+    )
+  begins = block_begins(widths, rows, T)
+  segments, positions = batch.segments, batch.positions
+  if segments is None:
+    segments = np.ones((rows, T), np.int32)
+  if positions is None:
+    positions = np.broadcast_to(np.arange(T, dtype=np.int32), (rows, T))
+  first = segments == np.take_along_axis(segments, begins, 1)
+  before = np.take_along_axis(positions, begins, 1)
+  return batch._replace(
+    positions=np.where(first, positions - before, positions),
+    segments=number_segments(segments, begins),
+  )
+
+
+def block_begins(
+  windows: Int[NDArray, '...'], rows: int, length: int
+) -> Int[NDArray, 'rows length']:
+  """Where the block of each token begins: floor(i/w) w.
+
+  >>> print(block_begins(np.array([2, 3]), 2, 5))
+  [[0 0 2 2 4]
+   [0 0 0 3 3]]
+  """
+  widths = np.broadcast_to(windows, rows)[:, None]
+  places = np.arange(length)
+  return places - places % widths
+
+
+def number_segments(
+  segments: Int[NDArray, 'rows length'], begins: Int[NDArray, 'rows length']
+) -> Int[NDArray, 'rows length']:
+  """Numbers 1, 2, ... along each row; a block begins a new one.
+
+  Args:
+    segments: of each token, differing between neighbours of a block; 0 is
+      padding.
+    begins: where the block of each token begins.
+
+  >>> segments = np.array([[7, 7, 7, 1, 0]])
+  >>> print(number_segments(segments, np.array([[0, 0, 2, 2, 2]])))
+  [[1 1 2 3 0]]
+  """
+  opens = begins == np.arange(segments.shape[1])
+  opens[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+  real = segments > 0
+  counts = np.cumsum(opens & real, axis=1, dtype=np.int32)
+  return np.where(real, counts, np.int32(0))
+
+
 def cut(batch: Batch, length: int) -> Batch:
   """The same tokens in shorter rows: `[B, T]` -> `[B T / length, length]`.
 
   Each row falls into T / length rows that follow one another, so that tokens,
-  targets and weights of a step stay the same. A piece of a document that a cut
-  opens anew starts at position 0 there, and segments count from 1 in each
-  row. Cutting twice is cutting once.
+  targets and weights of a step stay the same: the `blocks` of a row, each a
+  row of its own, in which segments count from 1. Cutting twice is cutting
+  once.
 
   Args:
     batch: rows of T tokens.
@@ -193,11 +274,10 @@ def cut(batch: Batch, length: int) -> Batch:
       f'length is {length}: rows of {T} tokens are cut into rows of a length '
       'that divides it, at least 2'
     )
-  if length == T:
+  if length == T and (
+    batch.positions is None or not batch.positions[:, 0].any()
+  ):
     return batch
-  rows = Batch(*(x.reshape(-1, length) for x in batch))
-  segments, positions = rows.segments, rows.positions
-  first = segments == segments[:, :1]
-  positions = np.where(first, positions - positions[:, :1], positions)
-  segments = np.where(segments > 0, segments - segments[:, :1] + 1, 0)
-  return rows._replace(positions=positions, segments=segments)
+  rows = Batch(*(x.reshape(-1, length) for x in blocks(batch, length)))
+  opened = rows.segments - rows.segments[:, :1] + np.int32(1)
+  return rows._replace(segments=np.where(rows.segments > 0, opened, 0))

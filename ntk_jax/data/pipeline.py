@@ -3,14 +3,16 @@
 Row i of the stream is row i % R of epoch i // R, each epoch all R packed rows
 in an order of its own. Everything about it is a function of i, so that the
 state of a run is one number. Grain reads ahead; what may change from batch to
-batch (the length of rows) or needs the number of a row (retrieval) is done
-after that. The only file that imports grain.
+batch (the length of rows, their windows) or needs the number of a row
+(retrieval) is done after that. The only file that imports grain.
+
+A step may read less than a batch of packed rows: a column of each, from where
+the step before left off. The state is then two numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +20,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from ntk_jax.config import fingerprint
+from ntk_jax.curriculum.sampling import RowPlan
 from ntk_jax.data.batch import Batch
 from ntk_jax.data.files import PIECE
-from ntk_jax.data.pack import Plan, cut, pack_row, plan_rows
+from ntk_jax.data.pack import Plan, plan_rows
+from ntk_jax.data.reader import Reader, place_of, stream_name
+from ntk_jax.data.rows import read_width, step_rows
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.data.sources import Sources
 from ntk_jax.data.text import Corpus, load_corpus
@@ -32,91 +36,45 @@ from ntk_jax.data.tokenize import (
   tokenize,
 )
 from ntk_jax.errors import ConfigError
-from ntk_jax.typing import Int, NDArray
 
-_ENDLESS = 2**48  # batches of a run, as good as infinite
 # Batches come from workers through pipes. Giving shared memory back takes a
 # thread of the main process: 13 ms in place of 1 ms, in steps of 170 ms.
 _NO_SHM = 2**62
 
 
-def epoch_order(seed: int, epoch: int, rows: int) -> Int[NDArray, 'rows']:
-  """The order of rows in an epoch: each once, a function of its arguments.
-
-  >>> print(epoch_order(0, 0, 5), epoch_order(0, 1, 5))
-  [2 4 3 0 1] [1 4 3 0 2]
-  """
-  return np.random.default_rng([seed, epoch]).permutation(rows)
-
-
-class _Reader:
-  """Batches of a host as grain's random access source: number k is made here.
-
-  It goes to worker processes as a whole.
-  """
-
-  def __init__(
-    self,
-    documents: Documents,
-    plan: Plan,
-    seed: int,
-    first_row: int,
-    batch_rows: int,
-    host_rows: int,
-  ) -> None:
-    self._documents = documents
-    self._plan = plan
-    self._seed = seed
-    self._first_row = first_row
-    self._batch_rows = batch_rows
-    self._host_rows = host_rows
-    self._orders: dict[int, NDArray] = {}
-
-  def __len__(self) -> int:
-    return _ENDLESS
-
-  def __getitem__(self, index: int) -> Batch:
-    start = self._first_row + int(index) * self._batch_rows
-    rows = [self._row(start + i) for i in range(self._host_rows)]
-    return Batch(*(np.stack(arrays) for arrays in zip(*rows)))
-
-  def _row(self, number: int) -> Batch:
-    epoch, place = divmod(number, self._plan.rows)
-    order = self._orders.get(epoch)
-    if order is None:  # keeps two, a batch may end one epoch and start the next
-      order = epoch_order(self._seed, epoch, self._plan.rows)
-      kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
-      self._orders = kept | {epoch: order}
-    pieces = self._plan.row(int(order[place]))
-    return pack_row(self._documents, pieces, self._plan.length)
-
-
 class Batches(Iterator[Batch]):
-  """A host's batches from some row of the stream on.
+  """A host's batches from some place of the stream on.
 
   Attributes:
-    row: number of the next batch's first packed row, on all hosts.
-    length: tokens of the rows of the next batch; set it to cut packed rows
+    row: number of the first packed row, on all hosts, that is not read to its
+      end.
+    column: tokens of the packed rows of a batch that are read already.
+    length: tokens of the rows that `next` gives; set it to cut packed rows
       into shorter ones. Tokens per batch stay the same.
   """
 
   def __init__(
-    self, pipeline: Pipeline, row: int, length: int | None = None
+    self,
+    pipeline: Pipeline,
+    row: int,
+    length: int | None = None,
+    column: int = 0,
   ) -> None:
     """Starts reading ahead."""
     config = pipeline.config
     self.row = row
+    self.column = column
     self.length = config.max_length if length is None else length
+    self._packed: Batch | None = None
     self._pipeline = pipeline
     self._host_rows = config.batch_rows // pipeline.hosts
-    self._offset = pipeline.host * self._host_rows
     if not flags.FLAGS.is_parsed():  # grain asks; no program may have parsed
       flags.FLAGS.mark_as_parsed()
-    reader = _Reader(
+    reader = Reader(
       pipeline.documents,
       pipeline.plan,
       config.seed,
-      row + self._offset,
+      row + pipeline.host * self._host_rows,
       config.batch_rows,
       self._host_rows,
     )
@@ -134,18 +92,59 @@ class Batches(Iterator[Batch]):
     self._ahead = iter(dataset)
 
   def __next__(self) -> Batch:
-    """The next batch, `[rows, length]`."""
-    self._pipeline.check_length(self.length)
-    batch = cut(next(self._ahead), self.length)
-    cuts = self._pipeline.config.max_length // self.length
-    first = (self.row + self._offset) * cuts
-    batch = self._pipeline.sources.mix(batch, first)
-    self.row += self._pipeline.config.batch_rows
+    """All of the next packed rows, `[rows, length]`."""
+    return self.read(RowPlan(self.length))
+
+  def read(self, rows: RowPlan) -> Batch:
+    """This host's part of the batch of a step.
+
+    Tokens, targets and weights do not depend on how windows are made: rows of
+    w tokens, and windows of w in longer rows, give the same. A step begins at
+    a multiple of what it reads of each packed row: after fewer tokens a step,
+    less than one batch of packed rows is passed over, until the next epoch.
+
+    Args:
+      rows: of all hosts together. Without a number of rows, a step reads a
+        whole batch of packed rows; with k times batch_rows it reads k times
+        `rows.length` tokens of each.
+
+    Raises:
+      ConfigError: rows that packed rows cannot be cut to; nothing is read.
+    """
+    longest = self._pipeline.config.max_length
+    width = self._pipeline.check_rows(rows)
+    start = -(-self.column // width) * width
+    if start == longest:
+      self._next_rows()
+      start = 0
+    if self._packed is None:
+      self._packed = next(self._ahead)
+    part = Batch(*(x[:, start : start + width] for x in self._packed))
+    first = self.row + self._pipeline.host * self._host_rows
+    before = (first + np.arange(self._host_rows)) * longest + start
+    batch = step_rows(
+      part, rows, before, self._pipeline.host, self._pipeline.sources
+    )
+    self.column = start + width
+    if self.column == longest:
+      self._next_rows()
     return batch
 
+  def _next_rows(self) -> None:
+    """Leaves the packed rows that are being read."""
+    if self._packed is None:
+      next(self._ahead)
+    self._packed = None
+    self.row, self.column = self.row + self._pipeline.config.batch_rows, 0
+
   def state(self) -> dict[str, Any]:
-    """What a checkpoint keeps: the next row, and which data it counts in."""
-    return {'row': self.row, 'fingerprint': self._pipeline.fingerprint}
+    """What a checkpoint keeps: the next tokens, in which data and batches."""
+    return {
+      'row': self.row,
+      'column': self.column,
+      'batch_rows': self._pipeline.config.batch_rows,
+      'fingerprint': self._pipeline.fingerprint,
+    }
 
   def close(self) -> None:
     """Stops threads and workers; no batch can be asked for after that."""
@@ -230,26 +229,34 @@ class Pipeline:
       plan,
       Sources(config, tokenizer),
       corpus.describe(),
-      _fingerprint(config, tokenizer, corpus.fingerprint, plan),
+      stream_name(config, tokenizer, corpus.fingerprint, plan),
       host,
       hosts,
     )
 
-  def batches(self, row: int = 0, length: int | None = None) -> Batches:
+  def batches(
+    self, row: int = 0, length: int | None = None, column: int = 0
+  ) -> Batches:
     """Batches from a row of the stream on; close them after use.
 
     Args:
       row: a packed row of the stream, at least 0.
       length: tokens of the rows, max_length if None.
+      column: tokens of the packed rows that are read already.
 
     Raises:
-      ConfigError: a row below 0, a length that does not fit.
+      ConfigError: a row below 0, a length or a column that does not fit.
     """
     if isinstance(row, bool) or not isinstance(row, int) or row < 0:
       raise ConfigError(f'row is {row!r}: it counts packed rows from 0')
+    if not isinstance(column, int) or not 0 <= column < self.config.max_length:
+      raise ConfigError(
+        f'column is {column!r}: it counts tokens of packed rows, below '
+        f'max_length, {self.config.max_length}'
+      )
     if length is not None:
-      self.check_length(length)
-    return Batches(self, row, length)
+      self.check_rows(RowPlan(length))
+    return Batches(self, row, length, column)
 
   def restore(
     self, state: dict[str, Any], length: int | None = None
@@ -259,48 +266,23 @@ class Pipeline:
     Raises:
       ConfigError: the state of other data, or no such state.
     """
-    if not {'row', 'fingerprint'} <= set(state):
-      raise ConfigError(
-        f'data state has {sorted(state)}: it holds row and fingerprint'
-      )
-    if state['fingerprint'] != self.fingerprint:
-      raise ConfigError(
-        f'data fingerprint is {self.fingerprint}, the checkpoint has '
-        f'{state["fingerprint"]}: its row {state["row"]} counts in another '
-        'stream; use the same corpus, tokenizer, max_length, seed and shares, '
-        'or start anew'
-      )
-    return self.batches(state['row'], length)
+    row, column = place_of(state, self.fingerprint, self.config.batch_rows)
+    return self.batches(row, length, column)
 
-  def epochs(self, row: int) -> float:
+  def tokens(self, state: dict[str, Any]) -> int:
+    """Tokens of the stream before `Batches.state()`, padding included."""
+    longest = self.config.max_length
+    column = state.get('column', 0)
+    return state['row'] * longest + column * self.config.batch_rows
+
+  def epochs(self, row: float) -> float:
     """Passes over the packed rows before a row of the stream."""
     return row / self.plan.rows
 
-  def check_length(self, length: int) -> None:
-    """Raises ConfigError unless packed rows can be cut to this length."""
-    longest = self.config.max_length
-    if length < self.sources.shortest or longest % length:
-      raise ConfigError(
-        f'length is {length}: it divides max_length, {longest}, and is at '
-        f'least {self.sources.shortest} with these shares of retrieval'
-      )
+  def check_rows(self, rows: RowPlan) -> int:
+    """Tokens that a step of these rows reads of each packed row.
 
-
-def _fingerprint(
-  config: DataConfig, tokenizer: Tokenizer, corpus: str, plan: Plan
-) -> str:
-  """Names all that the rows of the stream depend on."""
-  order = epoch_order(config.seed, 0, plan.rows)
-  arrays = hashlib.sha256()
-  for array in (plan.pieces, plan.offsets, order):
-    arrays.update(np.ascontiguousarray(array, '<i8').tobytes())
-  return fingerprint(
-    corpus,
-    tokenizer.fingerprint,
-    config.end_of_text,
-    config.max_length,
-    config.seed,
-    config.key_value,
-    config.passkey,
-    arrays.hexdigest(),
-  )
+    Raises:
+      ConfigError: everything about the rows that does not fit.
+    """
+    return read_width(rows, self.config, self.sources.shortest)

@@ -12,10 +12,12 @@ import numpy as np
 
 from ntk_jax.data import retrieval
 from ntk_jax.data.batch import NO_TARGET, Batch
+from ntk_jax.data.pack import block_begins, number_segments
 from ntk_jax.data.retrieval import Passkey, random_questions
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.data.tokenize import Tokenizer
 from ntk_jax.errors import ConfigError
+from ntk_jax.typing import Int, NDArray
 
 Source = Callable[[np.random.Generator, Batch], Batch]
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd
@@ -54,47 +56,75 @@ class Sources:
     self._asked = [source for source in every if source[1] > 0]
     self.shortest = max((source[2] for source in self._asked), default=2)
 
-  def mix(self, batch: Batch, first_row: int) -> Batch:
+  def mix(
+    self,
+    batch: Batch,
+    numbers: Int[NDArray, 'rows'],
+    windows: Int[NDArray, 'rows'] | None = None,
+  ) -> Batch:
     """The batch with its share of rows turned into retrieval rows.
 
     Shares hold to within a few rows over any stretch of the stream: row i is
     turned where the fractional part of i times the golden ratio says so. A row
     that is mostly padding stays as it is.
 
+    Each block of a row with a window is turned as if it were a row of its own:
+    block j of the c blocks of row i is row c i + j of the stream of rows of w
+    tokens, so that cut rows and blocks hold the same.
+
     Args:
-      batch: rows of T tokens; not changed.
-      first_row: number of its first row in the stream of rows of T tokens.
+      batch: rows of T tokens, already in `blocks` of the windows; not changed.
+      numbers: of its rows, in the stream of rows of T tokens.
+      windows: of each row; None is whole rows.
 
     Raises:
       ConfigError: rows too short for a source that is asked for.
     """
     rows, length = batch.tokens.shape
-    if length < self.shortest:
-      short = [name for name, _, least, _ in self._asked if length < least]
+    every = np.full(rows, length) if windows is None else windows
+    self._check(int(every.min()))
+    if not self._asked:
+      return batch
+    mixed = Batch(*(x.copy() for x in batch))
+    counts = -(-length // every)
+    row = np.repeat(np.arange(rows), counts)
+    block = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    start, stop = block * every[row], (block + 1) * every[row]
+    number = numbers[row] * counts[row] + block
+    real = (batch.segments > 0).sum(axis=1)  # padding is at the end
+    kinds = self._kinds(number, np.minimum(real[row], stop) - start)
+    for j in np.flatnonzero(kinds >= 0).tolist():
+      seed = [self._seed, int(every[row[j]]), int(number[j])]
+      make = self._asked[kinds[j]][3]
+      place = row[j], slice(start[j], stop[j])
+      made = make(
+        np.random.default_rng(seed), Batch(*(x[place] for x in batch))
+      )
+      for whole, part in zip(mixed, made):
+        whole[place] = part
+    begins = block_begins(every, rows, length)
+    return mixed._replace(segments=number_segments(mixed.segments, begins))
+
+  def _check(self, length: int) -> None:
+    """Refuses rows that are too short for what is asked."""
+    short = [name for name, _, least, _ in self._asked if length < least]
+    if short:
       raise ConfigError(
         f'length is {length}: rows of {", ".join(short)} need {self.shortest} '
         'tokens or more; start longer, or set their share to 0'
       )
-    if not self._asked:
-      return batch
-    mixed = Batch(*(x.copy() for x in batch))
-    for i in range(rows):
-      make = self._source(first_row + i, int((batch.segments[i] > 0).sum()))
-      if make is not None:
-        rng = np.random.default_rng([self._seed, length, first_row + i])
-        row = make(rng, Batch(*(x[i] for x in batch)))
-        for whole, part in zip(mixed, row):
-          whole[i] = part
-    return mixed
 
-  def _source(self, row: int, tokens: int) -> Source | None:
-    """What a row is turned into, None for text."""
-    place = row * _GOLDEN % 2**64 / 2**64
-    for _, share, shortest, make in self._asked:
-      if place < share:
-        return make if tokens >= shortest else None
-      place -= share
-    return None
+  def _kinds(
+    self, numbers: Int[NDArray, 'rows'], tokens: Int[NDArray, 'rows']
+  ) -> Int[NDArray, 'rows']:
+    """What rows of these numbers and tokens are turned into, -1 for text."""
+    place = numbers.astype(np.uint64) * np.uint64(_GOLDEN) / 2.0**64
+    kinds = np.full(len(numbers), -1)
+    for kind, (_, share, shortest, _) in enumerate(self._asked):
+      here = (place >= 0) & (place < share)
+      kinds[here & (tokens >= shortest)] = kind
+      place = np.where(place < share, -1.0, place - share)
+    return kinds
 
 
 def key_value_row(rng: np.random.Generator, row: Batch, first: int) -> Batch:
@@ -110,7 +140,7 @@ def key_value_row(rng: np.random.Generator, row: Batch, first: int) -> Batch:
   text = np.append(row.tokens[:tokens], np.int32(last))
   symbols, targets = random_questions(rng, text[None], first)
   answers = targets[0] >= first
-  learned = (row.weights > 0) & (row.segments == 1)
+  learned = (row.weights > 0) & (row.segments == row.segments[0])
   learned = learned[:tokens] & (targets[0] != NO_TARGET)
   return _one_document(row, symbols[0], targets[0], answers, learned | answers)
 
@@ -138,16 +168,22 @@ def _one_document(
   learned: np.ndarray,
 ) -> Batch:
   """A row of these tokens in one segment, padded as the given row is."""
-  room = (0, len(row.tokens) - len(tokens))
+  count = len(tokens)
+  kept = np.where(learned, targets, NO_TARGET).astype(np.int32)
+  made = (
+    tokens,
+    kept,
+    learned.astype(np.float32),
+    answers,
+    np.arange(count, dtype=np.int32),
+    np.ones(count, np.int32),
+  )
+  if count == len(row.tokens):  # of most rows: nothing to pad, which is slow
+    return Batch(*made)
+  room = (0, len(row.tokens) - count)
   return Batch(
-    np.pad(tokens, room),
-    np.pad(
-      np.where(learned, targets, NO_TARGET).astype(np.int32),
-      room,
-      constant_values=NO_TARGET,
-    ),
-    np.pad(learned.astype(np.float32), room),
-    np.pad(answers, room),
-    np.pad(np.arange(len(tokens), dtype=np.int32), room),
-    (row.segments > 0).astype(np.int32),
+    *(
+      np.pad(x, room, constant_values=NO_TARGET if x is kept else 0)
+      for x in made
+    )
   )

@@ -25,7 +25,8 @@ from ntk_jax.model.params import Params
 from ntk_jax.scheme import Scheme
 from ntk_jax.train.job import initial_state
 from ntk_jax.train.loop import STEPS
-from ntk_jax.train.settings import SchemeConfig, TrainConfig
+from ntk_jax.train.schemes import SchemeConfig
+from ntk_jax.train.settings import TrainConfig
 
 OWN = 'own'  # the schemes that the run was trained with
 

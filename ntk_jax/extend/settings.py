@@ -13,7 +13,7 @@ from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.precision import DTYPES
 from ntk_jax.optimizer import Schedule
 from ntk_jax.sharding import MeshConfig
-from ntk_jax.train.settings import split_problems
+from ntk_jax.train.checks import split_problems
 from ntk_jax.trainable import Trainable
 
 

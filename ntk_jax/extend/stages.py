@@ -30,6 +30,7 @@ from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.sharding import param_specs, shardings
 from ntk_jax.step import StepConfig, TrainState, init_state, state_shardings
+from ntk_jax.train.course import Plain
 from ntk_jax.train.loop import Loop, Trained, fit
 from ntk_jax.trainable import Trainable, merge, split
 
@@ -178,9 +179,8 @@ class Stages:
     save_every = max(1, schedule.steps // _SAVES)
     trained = fit(
       start,
-      schemes,
-      mixture,
-      Loop(step, schedule, save_every, mesh=self.mesh),
+      Plain(schemes, mixture, schedule),
+      Loop(step, schedule.steps, save_every, mesh=self.mesh),
       folder=folder,
       frozen=frozen,
       observe=observe,

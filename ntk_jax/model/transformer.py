@@ -35,12 +35,21 @@ class Controls(NamedTuple):
     plan: int32 [B, T], for each token the number of its rope among the
       alternatives that every scheme then holds along its first dim: phases
       [A, P, 2], attention_factor [A], q_scale [A, *B, T].
+    near: int32 scalar; the loss of targets at positions below it is recorded
+      by itself. The forward pass has no use for it.
+    emphasis: float32 [B, T], factors of the losses of text targets, 0 or more;
+      the objective scales them to mean 1.
+    long_ce: bool scalar, whether an objective that has LongCE weighs by it;
+      None is yes. Where it is False the second pass does not run.
   """
 
   window: ArrayLike | None = None
   kv_keep: ArrayLike | None = None
   kept: ArrayLike | None = None
   plan: ArrayLike | None = None
+  near: ArrayLike | None = None
+  emphasis: ArrayLike | None = None
+  long_ce: ArrayLike | None = None
 
 
 def forward(

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ntk_jax.train.loop import Loop, Source, Stream, Trained, fit
-from ntk_jax.train.settings import SchemeConfig, TrainConfig
+from ntk_jax.train.course import Course, Given, Plain, Source, Stream
+from ntk_jax.train.loop import Loop, Trained, fit
+from ntk_jax.train.schemes import SchemeConfig, StageConfig
+from ntk_jax.train.settings import TrainConfig
 
 if TYPE_CHECKING:
   from ntk_jax.train.job import run
 
 __all__ = [
+  'Course',
+  'Given',
   'Loop',
+  'Plain',
   'SchemeConfig',
   'Source',
+  'StageConfig',
   'Stream',
   'TrainConfig',
   'Trained',

@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from ntk_jax import __version__
-from ntk_jax.checkpoint import write_atomic
 from ntk_jax.config import to_plain
-from ntk_jax.data.pipeline import Batches, Pipeline
-from ntk_jax.metrics import (
-  Progress,
-  TensorBoard,
-  Throughput,
-  flops_per_token,
-)
-from ntk_jax.model.params import active_parameter_count, init_params
+from ntk_jax.data.pipeline import Pipeline
+from ntk_jax.errors import ConfigError
+from ntk_jax.evaluation.probes import Probes
+from ntk_jax.model.params import init_params
 from ntk_jax.sharding import make_mesh
 from ntk_jax.step import StepConfig, TrainState, init_state, state_shardings
-from ntk_jax.train.loop import Lines, Loop, Stream, Trained, fit
+from ntk_jax.train.checks import metric_names
+from ntk_jax.train.growing import Growing
+from ntk_jax.train.loop import Loop, Trained, fit
 from ntk_jax.train.settings import TrainConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class PackedSource:
-  """A pipeline as the loop reads it."""
-
-  pipeline: Pipeline
-
-  @property
-  def length(self) -> int:
-    """Tokens of a row."""
-    return self.pipeline.config.max_length
-
-  def stream(self, state: dict[str, Any] | None) -> Batches:
-    """From the first row, or from where a stream stood."""
-    if state is None:
-      return self.pipeline.batches()
-    return self.pipeline.restore(state)
+from ntk_jax.train.stages import Stages
+from ntk_jax.train.watch import Watch
 
 
 def run(config: TrainConfig, workdir: str | Path) -> Trained:
@@ -65,35 +44,53 @@ def run(config: TrainConfig, workdir: str | Path) -> Trained:
   hosts, host = jax.process_count(), jax.process_index()
   config.validate(jax.device_count(), hosts)
   data = dataclasses.replace(config.data, vocab=config.model.vocab)
-  pipeline = Pipeline.of(data, host=host, hosts=hosts)
+  corpus = load_text(data)
+  pipeline = Pipeline.of(data, corpus, host=host, hosts=hosts)
+  stages = Stages(config, pipeline.plan.rows * data.max_length)
+  _check_epochs(stages)
   mesh = make_mesh(config.mesh) if config.mesh.size > 1 else None
   folder = Path(workdir)
-  about = {
-    'model': to_plain(config.model),
-    'schemes': to_plain(config.schemes),
-    'data': {'fingerprint': pipeline.fingerprint},
-  }
   loop = Loop(
     config.step,
-    config.optimizer.learning_rate,
+    config.optimizer.steps,
     config.save_every,
     config.keep,
     config.log_every,
     mesh,
+    config.compile_ahead,
   )
-  watch = _Watch(config, pipeline, folder, leads=host == 0)
+  probes = None
+  if stages.measure_every:
+    probes = Probes.of(config.probe, config.model, corpus, pipeline, mesh)
+  watch = Watch(config, pipeline, folder, leads=host == 0)
   try:
     return fit(
       functools.partial(initial_state, config.step, config.seed, mesh),
-      config.build_schemes(),
-      PackedSource(pipeline),
+      Growing(stages, pipeline, probes),
       loop,
       folder=folder,
-      about=about,
+      about=_about(config, pipeline),
       observe=watch,
     )
   finally:
     watch.close()
+
+
+def _about(config: TrainConfig, pipeline: Pipeline) -> dict[str, Any]:
+  """What a run is: of another one no checkpoint is taken."""
+  names = 'model', 'schemes', 'growth', 'stages', 'sampling', 'regularize'
+  about = {name: to_plain(getattr(config, name)) for name in names}
+  return about | {
+    'mixed_rope': {'below': config.mixed_rope},
+    'data': {'fingerprint': pipeline.fingerprint},
+  }
+
+
+def _check_epochs(stages: Stages) -> None:
+  """Raises ConfigError for a growth that lies beyond the run in epochs."""
+  growth = stages.config.growth
+  if wrong := growth.problems(stages.run, metric_names(stages.config)):
+    raise ConfigError('; '.join(f'growth: {text}' for text in wrong))
 
 
 def initial_state(
@@ -109,70 +106,3 @@ def initial_state(
     return jax.jit(make)()
   places = state_shardings(jax.eval_shape(make), config, mesh)
   return jax.jit(make, out_shardings=places)()
-
-
-class _Watch:
-  """What is shown and recorded of every step besides its own metrics."""
-
-  def __init__(
-    self, config: TrainConfig, pipeline: Pipeline, folder: Path, leads: bool
-  ) -> None:
-    self._config, self._pipeline = config, pipeline
-    self._folder, self._leads = folder, leads
-    data, model = config.data, config.model
-    self._tokens = data.batch_rows * data.max_length
-    device = jax.devices()[0].device_kind
-    self._speed = Throughput(device, jax.device_count())
-    windows = [config.schemes[number].window for number in model.plan]
-    looked_up = 0 if model.tied else model.vocab * model.dim
-    self._flops = flops_per_token(
-      active_parameter_count(model) - looked_up,
-      model.heads * model.head_dim,
-      data.max_length,
-      windows,
-    )
-    self._board: TensorBoard | None = None
-    self._progress: Progress | None = None
-    self._compiled = False
-
-  def __call__(self, steps: range, lines: Lines, stream: Stream) -> None:
-    """Adds to the lines of some steps, and shows them."""
-    if self._compiled:
-      tokens = len(steps) * self._tokens
-      lines[-1].update(self._speed.measure(tokens, self._flops))
-    else:  # the first ones waited for the compiler: no measure of speed
-      self._begin(steps[0])
-      self._speed.restart()
-      self._compiled = True
-    rows = self._config.data.batch_rows
-    for step, line in zip(steps, lines):
-      # Counted from the stream: an earlier session may have had other batches.
-      row = stream.state()['row'] - (steps[-1] - step) * rows
-      line['learning_rate'] = self._config.optimizer.learning_rate(step)
-      line['epoch'] = self._pipeline.epochs(row)
-      line['tokens'] = float(row * self._config.data.max_length)
-      if self._board is not None:
-        self._board.write(step, line)
-    if self._progress is not None:
-      tokens = len(steps) * self._tokens
-      self._progress.advance(tokens, tokens)
-
-  def close(self) -> None:
-    """Ends the line and the events."""
-    if self._board is not None:
-      self._board.close()
-    if self._progress is not None:
-      self._progress.close(f'run: {self._folder}')
-
-  def _begin(self, step: int) -> None:
-    """At the first step of a session: config.json, events, progress."""
-    if not self._leads:
-      return
-    left = self._config.optimizer.steps - step
-    note = {'version': __version__, 'jax': jax.__version__}
-    note |= {'corpus': self._pipeline.corpus, 'config': to_plain(self._config)}
-    text = json.dumps(note, indent=1)
-    write_atomic(self._folder / 'config.json', text.encode())
-    self._board = TensorBoard(self._folder / 'events', resume_at=step)
-    self._progress = Progress(left * self._tokens)
-    self._progress.stage(f'train at {self._config.data.max_length}')

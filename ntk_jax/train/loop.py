@@ -1,66 +1,37 @@
-"""The loop: batches to parameters, resumable from its last checkpoint."""
+"""The loop: a course's inputs to parameters, resumable from a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from ntk_jax.checkpoint import Checkpoints, StopSignals
-from ntk_jax.data.batch import Batch
 from ntk_jax.errors import Stopped
 from ntk_jax.guard import stop_if_failing
-from ntk_jax.metrics.jsonl import JsonLines, read_lines
+from ntk_jax.metrics.jsonl import read_lines
 from ntk_jax.model.params import Params
-from ntk_jax.objective import scheme_specs
-from ntk_jax.optimizer import Schedule
-from ntk_jax.scheme import Scheme, SchemeArrays
+from ntk_jax.objective import control_specs, scheme_specs
 from ntk_jax.sharding import batch_spec, place_local
 from ntk_jax.step import (
   StepConfig,
-  StepMetrics,
   TrainState,
   state_shardings,
   train_step,
 )
-from ntk_jax.typing import NDArray
+from ntk_jax.train.ahead import Ahead
+from ntk_jax.train.course import Course, Inputs
+from ntk_jax.train.kept import Kept
+from ntk_jax.train.log import Log, Observe, Taken
+from ntk_jax.train.spent import Spent
 
-METRICS, STEPS = 'metrics.jsonl', 'checkpoints'
+METRICS, STEPS, KEPT = 'metrics.jsonl', 'checkpoints', 'kept'
 _LOSSES = 'text', 'answers'
-
-
-class Stream(Protocol):
-  """Batches in order, and where it stands among them."""
-
-  def __next__(self) -> Batch: ...
-
-  def state(self) -> dict[str, Any]:
-    """JSON-able; `Source.stream` goes on from it."""
-    ...
-
-  def close(self) -> None:
-    """Stops what reads ahead."""
-    ...
-
-
-class Source(Protocol):
-  """Where batches come from: the same ones for the same state."""
-
-  @property
-  def length(self) -> int:
-    """Tokens of a row."""
-    ...
-
-  def stream(self, state: dict[str, Any] | None) -> Stream:
-    """From the start, or from where a stream stood."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +40,22 @@ class Loop:
 
   Attributes:
     step: what is compiled.
-    schedule: learning rate by step, and how many steps.
+    steps: of the run.
     save_every: steps between checkpoints; the last step is always saved.
     keep: newest checkpoints that stay.
     log_every: steps whose metrics are fetched together; a device is not
-      waited for in between.
+      waited for in between, unless the course depends on them.
     mesh: the devices, or None for one.
+    compile_ahead: whether the next program is compiled while one trains.
   """
 
   step: StepConfig
-  schedule: Schedule
+  steps: int
   save_every: int
   keep: int = 2
   log_every: int = 1
   mesh: Mesh | None = None
+  compile_ahead: bool = True
 
 
 class Trained(NamedTuple):
@@ -101,35 +74,29 @@ class Trained(NamedTuple):
   retrieval_loss: list[float]
 
 
-Lines = Sequence[dict[str, Any]]
-Observe = Callable[[range, Lines, Stream], None]
-
-
 def fit(
   start: Callable[[], TrainState],
-  schemes: Sequence[Scheme],
-  source: Source,
+  course: Course,
   loop: Loop,
   *,
   folder: Path,
   frozen: Params | None = None,
   about: dict[str, Any] | None = None,
-  observe: Observe = lambda steps, lines, stream: None,
+  observe: Observe = lambda steps, lines: None,
 ) -> Trained:
   """Trains, or goes on from `folder`, or reads the finished run from it.
 
   Args:
     start: makes the state of step 0, on the mesh's devices if there is one;
       where there is a checkpoint only its shapes are asked.
-    schemes: how positions enter, one for each number of the layer plan.
-    source: batches.
+    course: what each step is given.
     loop: how the run goes.
-    folder: gets `checkpoints` and `metrics.jsonl`, one line per step.
+    folder: gets `checkpoints` and `metrics.jsonl`, one line per step, and
+      `kept` if the course may go back.
     frozen: parameters that no step changes and no checkpoint holds.
     about: what the run is, in sections; a checkpoint of another is refused.
     observe: called whenever metrics are fetched, with the steps that they
-      are of, the line of each, to which it may add numbers, and the stream,
-      which stands behind the last of them.
+      are of and the line of each, to which it may add numbers.
 
   Returns:
     The trained parameters with what was measured.
@@ -140,51 +107,81 @@ def fit(
       written.
     Stopped: after SIGTERM or Ctrl-C, once everything is saved.
   """
+  shapes = _shapes(start, loop)
   with (
     StopSignals() as stop,
     Checkpoints(folder / STEPS, keep=loop.keep, run=about) as checkpoints,
+    Kept(folder / KEPT, about) as kept,
   ):
-    found = checkpoints.restore(_shapes(start, loop))
-    if found is None:
-      first, state, seconds, position = 0, start(), 0.0, None
-    else:
-      first, state = found.step, found.tree
-      seconds, position = found.about['seconds'], found.about['data']
-    log = _Log(folder / METRICS, first, loop.log_every, observe)
-    began = time.monotonic() - seconds
-    stream = source.stream(position)
+    found = checkpoints.restore(shapes)
+    first, state, was = 0, None, {}
+    if found is not None:
+      first, state, was = found.step, found.tree, found.about
+    spent = Spent(was)
+    log = Log(folder / METRICS, first, loop.log_every, course, observe, spent)
+    static = {'config': loop.step, 'mesh': loop.mesh}
+    ahead = Ahead(train_step, static, loop.compile_ahead)
+    tools = _Tools(stop, checkpoints, kept, ahead, log, spent)
+    course.open(was.get('data'))
     try:
-      arrays = _Arrays(schemes, source.length, loop.mesh)
-      for step in range(first, loop.schedule.steps):
-        batch = next(stream)
-        state, metrics = train_step(
-          state,
-          _placed(batch, loop.mesh),
-          arrays(batch.positions),
-          np.float32(loop.schedule(step)),
-          frozen=frozen,
-          config=loop.step,
-          mesh=loop.mesh,
-        )
-        done = step + 1
-        stopping = stop.agreed(done)
-        last = stopping or done == loop.schedule.steps
-        saving = last or done % loop.save_every == 0
-        if log.add(step, metrics, stream, now=saving):
-          stop_if_failing(state.guard, step, loop.step.guard)
-        if saving:
-          seconds = time.monotonic() - began
-          kept = {'seconds': seconds, 'data': stream.state()}
-          checkpoints.save(done, state, kept)
-        if stopping:
-          checkpoints.wait()
-          raise Stopped(done, stop.exit_code)
+      state = start() if state is None else state
+      state, seconds = _advance(state, first, course, loop, frozen, tools)
     finally:
-      stream.close()
+      course.close()
+      tools.ahead.close()
       log.close()
   lines = read_lines(folder / METRICS)
   text, answers = ([_bits(line[n]) for line in lines] for n in _LOSSES)
+  seconds = was['seconds'] if seconds is None else seconds
   return Trained(state.params, seconds, text, answers)
+
+
+class _Tools(NamedTuple):
+  """What a session has open."""
+
+  stop: StopSignals
+  checkpoints: Checkpoints
+  kept: Kept
+  ahead: Ahead
+  log: Log
+  spent: Spent
+
+
+def _advance(
+  state: TrainState,
+  first: int,
+  course: Course,
+  loop: Loop,
+  frozen: Params | None,
+  tools: _Tools,
+) -> tuple[TrainState, float | None]:
+  """Steps from `first` to the last; the seconds that were saved last."""
+  seconds = None
+  for step in range(first, loop.steps):
+    given = course.given(step)
+    if given.back:
+      state = tools.kept.back(step, state)
+    if given.keep:
+      tools.kept.keep(step, state)
+    inputs = _placed(given.inputs, loop.mesh)
+    (state, metrics), waited = tools.ahead.run(state, inputs, frozen)
+    later = course.ahead(step)
+    if later is not None:
+      tools.ahead.prepare(state, _placed(later, loop.mesh), frozen)
+    done = step + 1
+    stopping = tools.stop.agreed(done)
+    saving = stopping or done == loop.steps or done % loop.save_every == 0
+    taken = Taken(metrics, given.note, waited)
+    if tools.log.add(step, taken, state.params, saving or course.due(done)):
+      stop_if_failing(state.guard, step, loop.step.guard)
+    if saving or course.turns(done):
+      spent = tools.spent.kept()
+      seconds = spent['seconds']
+      tools.checkpoints.save(done, state, spent | {'data': course.state()})
+    if stopping:
+      tools.checkpoints.wait()
+      raise Stopped(done, tools.stop.exit_code)
+  return state, seconds
 
 
 def _shapes(start: Callable[[], TrainState], loop: Loop) -> TrainState:
@@ -199,80 +196,18 @@ def _shapes(start: Callable[[], TrainState], loop: Loop) -> TrainState:
   )
 
 
-class _Log:
-  """Metrics of steps, fetched some at a time and written by one process."""
-
-  def __init__(
-    self, path: Path, start: int, every: int, observe: Observe
-  ) -> None:
-    self._lines = JsonLines(path) if jax.process_index() == 0 else None
-    if self._lines is not None:
-      self._lines.truncate_to(start)
-    self._every, self._observe = every, observe
-    self._pending: list[StepMetrics] = []
-
-  def add(
-    self, step: int, metrics: StepMetrics, stream: Stream, now: bool
-  ) -> bool:
-    """Whether the step's metrics have been fetched."""
-    self._pending.append(metrics)
-    if not now and len(self._pending) < self._every:
-      return False
-    lines = [_line(values) for values in jax.device_get(self._pending)]
-    steps = range(step + 1 - len(lines), step + 1)
-    self._observe(steps, lines, stream)
-    if self._lines is not None:
-      for number, line in zip(steps, lines):
-        self._lines.write(number, line)
-    self._pending = []
-    if now and self._lines is not None:
-      self._lines.sync()  # a checkpoint never knows more than the lines
-    return True
-
-  def close(self) -> None:
-    if self._lines is not None:
-      self._lines.close()
-
-
-def _line(metrics: StepMetrics) -> dict[str, Any]:
-  """The scalars of a step by name; groups of gradients as `grad/name`."""
-  line = {
-    name: getattr(metrics, name)
-    for name in ('loss', 'text', 'answers', 'grad_norm')
-  }
-  line['skipped'] = 1 - int(metrics.good)
-  return line | {f'grad/{name}': n for name, n in metrics.groups.items()}
-
-
-class _Arrays:
-  """Arrays of the schemes for a batch's positions, made once if they can."""
-
-  def __init__(
-    self, schemes: Sequence[Scheme], length: int, mesh: Mesh | None
-  ) -> None:
-    self._schemes, self._length, self._mesh = schemes, length, mesh
-    self._plain: tuple[SchemeArrays, ...] | None = None
-
-  def __call__(self, positions: NDArray | None) -> tuple[SchemeArrays, ...]:
-    varies = any(scheme.temperature is not None for scheme in self._schemes)
-    if positions is None or not varies:
-      if self._plain is None:
-        self._plain = self._make(np.arange(self._length))
-      return self._plain
-    return self._make(positions)
-
-  def _make(self, positions: NDArray) -> tuple[SchemeArrays, ...]:
-    made = tuple(s.arrays(self._length, positions) for s in self._schemes)
-    if self._mesh is None:
-      return made
-    return place_local(made, scheme_specs(made), self._mesh)
-
-
-def _placed(batch: Batch, mesh: Mesh | None) -> Batch:
+def _placed(inputs: Inputs, mesh: Mesh | None) -> Inputs:
   """This host's rows as a part of the global batch."""
   if mesh is None:
-    return batch
-  return place_local(batch, jax.tree.map(batch_spec, batch), mesh)
+    return inputs
+  batch, schemes, rate, controls = inputs
+  several = controls is not None and controls.plan is not None
+  return (
+    place_local(batch, jax.tree.map(batch_spec, batch), mesh),
+    place_local(schemes, scheme_specs(schemes, several), mesh),
+    rate,
+    place_local(controls, control_specs(controls), mesh),
+  )
 
 
 def _bits(nats: float | None) -> float:

@@ -4,117 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-
+from ntk_jax.curriculum.clock import Run
+from ntk_jax.curriculum.regularize import RegularizeConfig
+from ntk_jax.curriculum.sampling import SamplingConfig
+from ntk_jax.curriculum.settings import GrowthConfig
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.errors import ConfigError, caught
+from ntk_jax.evaluation.probes import ProbeConfig
 from ntk_jax.guard import GuardConfig
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.objective import Objective
 from ntk_jax.optimizer import OptimizerConfig
-from ntk_jax.rope.modifiers import Modifier
-from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.sharding import MeshConfig
 from ntk_jax.step import StepConfig
-from ntk_jax.temperature import Temperature
-
-
-@dataclasses.dataclass(frozen=True)
-class SchemeConfig:
-  """How positions enter the layers of one number in the layer plan.
-
-  Attributes:
-    method: a name of `ntk_jax.rope.METHODS`; 'proportional' with
-      partial_rotary_factor 0 is NoPE.
-    theta: base of the frequencies; None is the model's rope_theta.
-    partial_rotary_factor: share of a head that turns.
-    original_length: L0, where the method needs it.
-    factor: the method's scale.
-    attention_factor: of cos and sin; None is the method's own.
-    options: other settings of the method, by name.
-    modifiers: names of rope modifiers, or ('cope', n) and its like.
-    temperature: a kind of `ntk_jax.temperature.Temperature`, or None.
-    temperature_options: its settings, by name.
-    window: keys that a query sees, or None for all.
-  """
-
-  method: str = 'default'
-  theta: float | None = None
-  partial_rotary_factor: float = 1.0
-  original_length: int | None = None
-  factor: float | None = None
-  attention_factor: float | None = None
-  options: Any = dataclasses.field(default_factory=dict)
-  modifiers: tuple[Modifier, ...] = ()
-  temperature: str | None = None
-  temperature_options: Any = dataclasses.field(default_factory=dict)
-  window: int | None = None
-
-  def __hash__(self) -> int:
-    """Options are mappings: their text stands for them."""
-    return hash(repr(self))
-
-  @classmethod
-  def of(cls, scheme: Scheme) -> SchemeConfig:
-    """The settings of a scheme; `scheme` makes an equal one of them.
-
-    Raises:
-      ConfigError: for a temperature that is not a `Temperature`.
-    """
-    spec, kind = scheme.spec, scheme.temperature
-    if kind is not None and not isinstance(kind, Temperature):
-      raise ConfigError(
-        f'temperature is {kind!r}: a setting names one of '
-        'ntk_jax.temperature.Temperature'
-      )
-    return cls(
-      method=spec.method,
-      theta=spec.theta,
-      partial_rotary_factor=spec.partial_rotary_factor,
-      original_length=spec.original_length,
-      factor=spec.factor,
-      attention_factor=spec.attention_factor,
-      options=dict(spec.options),
-      modifiers=spec.modifiers,
-      temperature=None if kind is None else kind.kind,
-      temperature_options={} if kind is None else dict(kind.settings),
-      window=scheme.window,
-    )
-
-  def scheme(self, model: ModelConfig) -> Scheme:
-    """The scheme of a model's heads.
-
-    Raises:
-      ConfigError: as `RopeSpec`, `Temperature` and `Scheme` do.
-    """
-    spec = RopeSpec(
-      self.method,
-      model.head_dim,
-      theta=model.rope_theta if self.theta is None else self.theta,
-      partial_rotary_factor=self.partial_rotary_factor,
-      original_length=self.original_length,
-      factor=self.factor,
-      attention_factor=self.attention_factor,
-      options=self.options,
-      # JSON has lists for pairs.
-      modifiers=tuple(
-        m if isinstance(m, str) else tuple(m) for m in self.modifiers
-      ),
-    )
-    for name in ('options', 'temperature_options'):
-      value = getattr(self, name)
-      if not isinstance(value, Mapping) or 'kind' in value:
-        raise ConfigError(
-          f'{name} is {value!r}: it holds settings by name, such as '
-          "{'length': 4096}"
-        )
-    kind, options = self.temperature, dict(self.temperature_options)
-    temperature = None if kind is None else Temperature(kind, **options)
-    return Scheme(spec, temperature, self.window)
+from ntk_jax.train.checks import (
+  fit_problems,
+  growth_problems,
+  scheme_problems,
+)
+from ntk_jax.train.regularised import long_ce_of
+from ntk_jax.train.schemes import SchemeConfig, StageConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +46,14 @@ class TrainConfig:
     save_every: steps between checkpoints.
     keep: newest checkpoints that stay.
     log_every: steps whose metrics are fetched together.
+    growth: how the length of rows grows to data.max_length.
+    stages: schemes that hold from a length on, in place of `schemes`.
+    sampling: long and short rows within a stage.
+    regularize: what is dropped, masked and weighed of training rows.
+    mixed_rope: documents of up to so many tokens keep the rope of before,
+      that of the model's rope_theta, while longer ones have the schemes.
+    probe: held-out text that is measured on the way.
+    compile_ahead: whether the next program is compiled while one trains.
   """
 
   model: ModelConfig
@@ -150,20 +69,56 @@ class TrainConfig:
   save_every: int = 100
   keep: int = 3
   log_every: int = 10
+  growth: GrowthConfig = GrowthConfig()
+  stages: tuple[StageConfig, ...] = ()
+  sampling: SamplingConfig = SamplingConfig()
+  regularize: RegularizeConfig = RegularizeConfig()
+  mixed_rope: int | None = None
+  probe: ProbeConfig = ProbeConfig()
+  compile_ahead: bool = True
 
   @property
   def step(self) -> StepConfig:
     """What is compiled."""
     return StepConfig(
-      Objective(self.model, self.z_loss, self.loss_chunk),
+      Objective(
+        self.model,
+        self.z_loss,
+        self.loss_chunk,
+        long_ce_of(self.regularize),
+      ),
       self.optimizer.transform(),
       self.guard,
       self.microbatches,
     )
 
   def build_schemes(self) -> tuple[Scheme, ...]:
-    """The schemes of the layer plan."""
-    return tuple(scheme.scheme(self.model) for scheme in self.schemes)
+    """The schemes of the layer plan at the full length."""
+    return self.schemes_at(self.data.max_length)
+
+  def schemes_at(self, length: int) -> tuple[Scheme, ...]:
+    """The schemes of the layer plan at a length."""
+    chosen = self.schemes
+    for stage in self.stages:
+      if stage.from_length <= length:
+        chosen = stage.schemes
+    return tuple(scheme.scheme(self.model) for scheme in chosen)
+
+  def all_schemes(self) -> tuple[tuple[Scheme, ...], ...]:
+    """Those of every stage."""
+    lengths = 0, *(stage.from_length for stage in self.stages)
+    return tuple(self.schemes_at(length) for length in lengths)
+
+  def run_of(self, epoch_tokens: int) -> Run:
+    """What the growth counts in.
+
+    Args:
+      epoch_tokens: of a pass over the packed rows.
+    """
+    data = self.data
+    step_tokens = data.batch_rows * data.max_length
+    steps = self.optimizer.steps
+    return Run(steps, step_tokens, epoch_tokens, data.max_length)
 
   def validate(self, devices: int, hosts: int = 1) -> None:
     """Raises ConfigError that names everything that is wrong.
@@ -181,7 +136,8 @@ class TrainConfig:
       wrong += caught(check, name)
     wrong += self.mesh.problems(devices) + self._own_problems()
     if not wrong:
-      wrong += self._scheme_problems() + self._fit_problems(hosts)
+      wrong += scheme_problems(self) + growth_problems(self)
+      wrong += fit_problems(self, hosts)
     if wrong:
       raise ConfigError('; '.join(wrong))
 
@@ -208,67 +164,3 @@ class TrainConfig:
         f'{len(self.schemes)}: give one for each number from 0'
       )
     return wrong
-
-  def _scheme_problems(self) -> list[str]:
-    return [
-      text
-      for number, config in enumerate(self.schemes)
-      for text in caught(lambda c=config: self._try(c), f'schemes[{number}]')
-    ]
-
-  def _try(self, config: SchemeConfig) -> None:
-    """Raises ConfigError for a scheme that cannot be made or trained with."""
-    scheme = config.scheme(self.model)
-    if scheme.per_length:
-      raise ConfigError(
-        f'the frequencies of {config.method} depend on the length of each '
-        'document, and packed rows hold several: train with a method of fixed '
-        'frequencies'
-      )
-    scheme.arrays(None, np.arange(1))
-
-  def _fit_problems(self, hosts: int) -> list[str]:
-    """What the mesh cannot split evenly."""
-    data, mesh = self.data, self.mesh
-    parts = mesh.batch * self.microbatches
-    wrong = _uneven(
-      ('data.batch_rows', data.batch_rows, parts, 'data x fsdp x microbatches'),
-      ('data x fsdp', mesh.batch, hosts, 'the number of hosts'),
-    )
-    tokens = data.batch_rows * data.max_length // parts
-    if not wrong and tokens % mesh.tensor:
-      wrong.append(
-        f'{tokens} tokens per device and microbatch: tensor is {mesh.tensor}, '
-        f'so their number must be a multiple of {mesh.tensor}'
-      )
-    return wrong + split_problems(self.model, mesh)
-
-
-def split_problems(model: ModelConfig, mesh: MeshConfig) -> list[str]:
-  """What of a model a mesh cannot split evenly.
-
-  >>> split_problems(ModelConfig(vocab=9, heads=4), MeshConfig(tensor=2))
-  ['model.vocab is 9: tensor is 2, so it must be a multiple of 2']
-  """
-  wrong = _uneven(
-    ('model.heads', model.heads, mesh.tensor, 'tensor'),
-    ('model.mlp_dim', model.mlp_dim, mesh.tensor, 'tensor'),
-    ('model.vocab', model.vocab, mesh.tensor, 'tensor'),
-    ('model.dim', model.dim, mesh.fsdp, 'fsdp'),
-  )
-  kv = model.kv_heads
-  if kv % mesh.tensor and mesh.tensor % kv:
-    wrong.append(
-      f'model.kv_heads is {kv} and tensor {mesh.tensor}: one must divide the '
-      'other, so that shards hold whole heads or copies of one'
-    )
-  return wrong
-
-
-def _uneven(*rows: tuple[str, int, int, str]) -> list[str]:
-  """Of (name, count, parts, what the parts are), those that do not divide."""
-  return [
-    f'{name} is {count}: {what} is {size}, so it must be a multiple of {size}'
-    for name, count, size, what in rows
-    if count % size
-  ]

@@ -14,7 +14,8 @@ import tokenizers
 
 from ntk_jax.data.batch import Batch
 from ntk_jax.data.pack import cut, pack_row
-from ntk_jax.data.pipeline import Pipeline, epoch_order
+from ntk_jax.data.pipeline import Pipeline
+from ntk_jax.data.reader import epoch_order
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.data.text import Corpus
 from ntk_jax.errors import ConfigError

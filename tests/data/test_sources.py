@@ -43,7 +43,8 @@ def mix(
   first_row: int = 0,
 ) -> Batch:
   config = DataConfig(key_value=key_value, passkey=passkey, seed=seed)
-  return Sources(config, ByteTokenizer()).mix(batch, first_row)
+  numbers = first_row + np.arange(len(batch.tokens))
+  return Sources(config, ByteTokenizer()).mix(batch, numbers)
 
 
 def kinds(mixed: Batch) -> np.ndarray:
@@ -152,7 +153,7 @@ def test_symbols_follow_the_ids_of_the_tokenizer() -> None:
   batch = packed(2, (100,), 100)
   plain = mix(batch, key_value=1.0)
   config = DataConfig(key_value=1.0)
-  wide = Sources(config, Wide()).mix(batch, 0)
+  wide = Sources(config, Wide()).mix(batch, np.arange(len(batch.tokens)))
   shift = np.where(plain.tokens >= NEEDLE, 1000 - 256, 0)
   assert np.array_equal(wide.tokens, plain.tokens + shift)
   shift = np.where(plain.answers, 1000 - 256, 0)

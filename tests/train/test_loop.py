@@ -26,7 +26,7 @@ from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
 from ntk_jax.step import StepConfig, init_state
 from ntk_jax.temperature import Temperature
-from ntk_jax.train import Loop, Trained, fit
+from ntk_jax.train import Loop, Plain, Trained, fit
 from ntk_jax.train import loop as loop_module
 
 CONFIG = ModelConfig(
@@ -68,7 +68,7 @@ def run(
   """A run, and the steps that it took; killed after some of them."""
   counted: list[int] = []
 
-  def observe(steps: range, lines: Any, _: Any) -> None:
+  def observe(steps: range, lines: Any) -> None:
     for step, line in zip(steps, lines, strict=True):
       counted.append(step)
       if len(counted) == kill_after:
@@ -77,9 +77,8 @@ def run(
 
   trained = fit(
     lambda: init_state(init_params(jax.random.key(0), CONFIG), STEP),
-    [scheme],
-    mixture,
-    Loop(STEP, schedule, save_every, log_every=log_every),
+    Plain([scheme], mixture, schedule),
+    Loop(STEP, schedule.steps, save_every, log_every=log_every),
     folder=folder,
     about=about,
     observe=observe,
