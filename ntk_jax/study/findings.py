@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ntk_jax.report.phrases import Plain, counted, listed, percent
+from ntk_jax.report.phrases import Plain, listed, percent
 from ntk_jax.study.outcome import DRIVEN
 
 
@@ -18,10 +18,10 @@ def times(spread: Plain) -> str:
   >>> times(spread | {'median': 0.625})
   '0.62x (0.50 to never)'
   >>> times(spread | {'median': None, 'reached': 1})
-  'never (1 of 3 seeds)'
+  'never (1 of 3)'
   """
   if spread['median'] is None:
-    return f'never ({spread["reached"]} of {counted(spread["of"], "seed")})'
+    return f'never ({spread["reached"]} of {spread["of"]})'
   if spread['of'] == 1:
     return f'{spread["median"]:.2f}x'
   low, high = (

@@ -84,8 +84,8 @@ def study(config: StudyConfig, workdir: str | Path) -> dict[str, Any]:
       for arm in arms:
         _say(f'seed {seed}, arm {arm.name}: {arm.what}')
         folder = directory.path / f'seed{seed}'
-        settings = train_config(arm, config, plan['steps'], seed)
-        ended[arm.name].append(_ended(settings, arm, rows, folder))
+        runs = ended[arm.name]
+        runs.append(_ended(config, arm, plan['steps'], rows, folder, seed))
     result = _result(config, arms, ended, corpus.describe(), plan)
     _write(result, directory.path)
   _say(f'report: {directory.path / "study.md"}')
@@ -142,20 +142,26 @@ def _timed(config: StudyConfig, folder: Path) -> list[dict[str, Any]]:
   steps = TIMED_STEPS * len(config.lengths)
   settings = train_config(growth, config, steps, 0)
   never = dataclasses.replace(settings.probe, every=0)
-  _trained(dataclasses.replace(settings, probe=never), folder)
+  _trained(dataclasses.replace(settings, probe=never), folder, config.fresh)
   return read_lines(folder / METRICS)
 
 
 def _ended(
-  settings: TrainConfig, arm: Arm, rows: TestRows, folder: Path
+  config: StudyConfig,
+  arm: Arm,
+  steps: int,
+  rows: TestRows,
+  folder: Path,
+  seed: int,
 ) -> Ended:
   """One run with its scores, trained or read."""
+  settings = train_config(arm, config, steps, seed)
   folder = folder / f'{arm.name}-{fingerprint(settings)}'
   path = folder / 'scores.safetensors'
   if path.exists():
     scores, note = load_tree(path, rows.empty_scores())
   else:
-    params = _trained(settings, folder)
+    params = _trained(settings, folder, config.fresh)
     began = time.monotonic()
     # The schemes of training: none of the arms has others at the end.
     schemes = settings.build_schemes()
@@ -169,9 +175,10 @@ def _ended(
   return Ended(lines, scores, note['seconds'], note['parameters'])
 
 
-def _trained(settings: TrainConfig, folder: Path) -> Params:
-  """The end of a run that compiles all of its programs itself."""
-  jax.clear_caches()
+def _trained(settings: TrainConfig, folder: Path, fresh: bool) -> Params:
+  """The end of a run; a fresh one compiles all of its programs itself."""
+  if fresh:
+    jax.clear_caches()
   return run(settings, folder).params
 
 

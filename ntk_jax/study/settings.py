@@ -38,6 +38,8 @@ class StudyConfig:
     probe_rows: held-out rows that these read.
     rows: held-out rows that the end of every arm is scored on.
     model: shape of the decoder.
+    fresh: whether every run compiles its programs anew, so that its time has
+      theirs in it.
   """
 
   arms: tuple[str, ...] = ('all',)
@@ -52,6 +54,7 @@ class StudyConfig:
   probe_rows: int = 16
   rows: int = 32
   model: ModelConfig = ModelConfig(vocab=retrieval.VOCAB)
+  fresh: bool = True
 
   @property
   def full(self) -> int:
@@ -158,4 +161,5 @@ def tiny(config: StudyConfig) -> StudyConfig:
     probe_rows=2,
     rows=4,
     model=small,
+    fresh=False,
   )
