@@ -157,6 +157,20 @@ class Batches(Iterator[Batch]):
     self.close()
 
 
+def corpus_of(config: DataConfig) -> Corpus:
+  """The text that settings name, for training and held out.
+
+  Raises:
+    ConfigError: if it cannot be read.
+  """
+  return load_corpus(
+    config.corpus,
+    text_field=config.text_field,
+    shortest=1,
+    piece=max(PIECE, config.max_length),
+  )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
   """A corpus packed for one host of a run.
@@ -211,12 +225,7 @@ class Pipeline:
     tokenizer = load_tokenizer(config.tokenizer)
     config.validate(tokenizer, hosts=hosts)
     if corpus is None:
-      corpus = load_corpus(
-        config.corpus,
-        text_field=config.text_field,
-        shortest=1,
-        piece=max(PIECE, config.max_length),
-      )
+      corpus = corpus_of(config)
     end = config.end_of_text
     end = None if end is None else tokenizer.token_id(end)
     documents = tokenize(corpus.train, tokenizer, end)

@@ -8,10 +8,12 @@ import numpy as np
 
 from ntk_jax.curriculum.regularize import RegularizeConfig
 from ntk_jax.errors import ConfigError, caught
+from ntk_jax.evaluation.probes import PROBES
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.scheme import Scheme
 from ntk_jax.sharding import MeshConfig
 from ntk_jax.train.alternatives import original_of, usable
+from ntk_jax.train.log import SCALARS
 
 if TYPE_CHECKING:
   from ntk_jax.train.settings import TrainConfig

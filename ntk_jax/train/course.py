@@ -197,7 +197,5 @@ class Arrays:
       self._plain[key] = self._make(length, np.arange(key[1]))
     return self._plain[key]
 
-  def _make(
-    self, length: int, positions: NDArray
-  ) -> tuple[SchemeArrays, ...]:
+  def _make(self, length: int, positions: NDArray) -> tuple[SchemeArrays, ...]:
     return tuple(s.arrays(length, positions) for s in self._schemes)

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from ntk_jax.config import to_plain
-from ntk_jax.data.pipeline import Pipeline
+from ntk_jax.data.pipeline import Pipeline, corpus_of
 from ntk_jax.errors import ConfigError
 from ntk_jax.evaluation.probes import Probes
 from ntk_jax.model.params import init_params
@@ -44,7 +44,8 @@ def run(config: TrainConfig, workdir: str | Path) -> Trained:
   hosts, host = jax.process_count(), jax.process_index()
   config.validate(jax.device_count(), hosts)
   data = dataclasses.replace(config.data, vocab=config.model.vocab)
-  corpus = load_text(data)
+  data.validate(hosts=hosts)
+  corpus = corpus_of(data)
   pipeline = Pipeline.of(data, corpus, host=host, hosts=hosts)
   stages = Stages(config, pipeline.plan.rows * data.max_length)
   _check_epochs(stages)

@@ -6,7 +6,6 @@ import bisect
 import functools
 from collections.abc import Iterator
 
-from ntk_jax.curriculum.clock import Run
 from ntk_jax.curriculum.regularize import kept_count
 from ntk_jax.curriculum.sampling import RowPlan, length_shares, row_plan
 from ntk_jax.curriculum.schedule import boundary_rate, schedule_of
