@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+from ntk_jax.curriculum.shapes import doublings
 
 
 def ladder_problems(
@@ -41,38 +42,55 @@ def ladder_problems(
   return wrong
 
 
-def cut_problems(
-  name: str, shapes: Sequence[int], full: int, rows: int | None = None
+def start_problems(
+  start: int | None, full: int, multiple: int, doubled: bool
 ) -> list[str]:
-  """Row shapes that packed rows of the full length do not give.
+  """What is wrong with the first length of a ramp or of doublings.
+
+  >>> print(*start_problems(96, 1024, multiple=1, doubled=True))
+  start is 96: doubled again and again it does not meet the full length, 1024; \
+use 1024 divided by a power of two
+  """
+  if start is None:
+    return [
+      'start is missing, the length that growth begins with: 8 to 64 with one '
+      'row shape, 256 or more with rows of their own, are known to work'
+    ]
+  if not 2 <= start < full:
+    return [
+      f'start is {start}: it must be at least 2 and below the full length, '
+      f"{full} (kind 'constant' does not grow)"
+    ]
+  if not doubled:
+    return []
+  if full % start or (full // start).bit_count() != 1:
+    return [
+      f'start is {start}: doubled again and again it does not meet the full '
+      f'length, {full}; use {full} divided by a power of two'
+    ]
+  lengths = doublings(start, full)
+  return ladder_problems('start, doubled,', lengths, full, multiple)
+
+
+def cut_problems(name: str, shapes: Sequence[int], full: int) -> list[str]:
+  """Row shapes that packed rows of the full length cannot be cut into.
 
   Args:
     name: of the setting that they come from.
     shapes: lengths of rows.
     full: tokens of a packed row.
-    rows: that every step has, where it is not the tokens that stay constant.
 
   >>> print(*cut_problems('lengths', (96, 128), 128))
   lengths has 96, which does not divide 128: rows are cut from packed ones of \
 128; use lengths that divide it, or buckets=(128,), one row shape for all
-  >>> print(*cut_problems('lengths', (64, 256, 1024), 1024, rows=8))
-  batch is 'rows': 8 rows of 64 are 0.5 packed rows of 1024; raise \
-data.batch_rows to a multiple of 16, or keep the tokens (batch='tokens')
   """
-  if odd := [shape for shape in shapes if full % shape]:
-    return [
-      f'{name} has {", ".join(map(str, odd))}, which does not divide {full}: '
-      f'rows are cut from packed ones of {full}; use lengths that divide it, '
-      f'or buckets=({full},), one row shape for all'
-    ]
-  parts = [shape for shape in shapes if rows and rows * shape % full]
-  if not parts or rows is None:
+  odd = [shape for shape in shapes if full % shape]
+  if not odd:
     return []
-  needed = math.lcm(*(full // shape for shape in shapes))
   return [
-    f"batch is 'rows': {rows} rows of {parts[0]} are "
-    f'{rows * parts[0] / full:g} packed rows of {full}; raise data.batch_rows '
-    f"to a multiple of {needed}, or keep the tokens (batch='tokens')"
+    f'{name} has {", ".join(map(str, odd))}, which does not divide {full}: '
+    f'rows are cut from packed ones of {full}; use lengths that divide it, '
+    f'or buckets=({full},), one row shape for all'
   ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ntk_jax.curriculum import shapes
@@ -85,7 +86,7 @@ class Pace:
       return self.lengths[-1]
     return self.lengths[cycled(step, steps, self.cycles, count, self.seed)]
 
-  @property
+  @functools.cached_property
   def growing_steps(self) -> int:
     """Steps before `over`, each of them as long as the longest."""
     run = self.run
@@ -132,6 +133,51 @@ def planned(
     stay = _stay(pace, clock, each)
     clock = Clock(clock.step + stay, clock.tokens + stay * each)
   return tuple(found)
+
+
+def plan_problems(
+  plan: Sequence[Planned],
+  run: Run,
+  lengths: Sequence[int],
+  boundary_steps: int = 0,
+) -> list[str]:
+  """What is wrong with a plan, which shows only once every step is laid out.
+
+  Args:
+    plan: of `planned`.
+    run: that it is for.
+    lengths: that it should have; () for a shape, which need only arrive.
+    boundary_steps: that each stage after the first should last at least.
+
+  >>> run = Run(steps=10, step_tokens=4096, epoch_tokens=8192, length=1024)
+  >>> plan = (Planned(0, 0, 512), Planned(3, 6144, 1024))
+  >>> plan_problems(plan, run, (512, 1024), boundary_steps=7)
+  []
+  >>> print(*plan_problems(plan, run, (512, 768, 1024)))
+  768 of the lengths would get no step of the 10: let growth take longer, or \
+begin them earlier or further apart
+  """
+  reached = {one.length for one in plan}
+  if run.length not in reached:
+    return [
+      f'the run ends at length {plan[-1].length}, before the full one, '
+      f'{run.length}, is trained: let growth end earlier (over, at)'
+    ]
+  if missed := [n for n in lengths if n not in reached]:
+    return [
+      f'{", ".join(map(str, missed))} of the lengths would get no step of the '
+      f'{run.steps}: let growth take longer, or begin them earlier or further '
+      'apart'
+    ]
+  ends = [*(one.step for one in plan[1:]), run.steps]
+  stays = [(end - one.step, one.length) for end, one in zip(ends, plan)]
+  stay, length = min(stays[1:], default=(boundary_steps, 0))
+  if stay < boundary_steps:
+    return [
+      f'boundary_steps is {boundary_steps}, longer than the {stay} steps at '
+      f'length {length}: lower it, or make fewer stages (a larger multiple)'
+    ]
+  return []
 
 
 def _stay(pace: Pace, clock: Clock, each: int) -> int:

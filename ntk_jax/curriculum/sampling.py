@@ -60,8 +60,8 @@ class SamplingConfig:
 
   Attributes:
     long_share: share of the tokens of a step in rows of the stage's length.
-    long_probability: that a step has such rows at all; without them it is as
-      fast as the shorter ones.
+    long_probability: that a step has such rows at all, where there are others
+      too; without them it is as fast as those.
     short: length of the other rows, where the stage is longer; None is the
       length of the stage before.
     mixtures: shares of lengths by stage, in place of long_share and short.
@@ -135,25 +135,41 @@ def _mix_problems(mix: LengthMix, max_length: int) -> list[str]:
 
 
 def length_shares(
-  config: SamplingConfig, stage: Stage
+  config: SamplingConfig, stage: Stage, *, long: bool = True
 ) -> tuple[tuple[int, float], ...]:
-  """Lengths that rows of a stage have, longest first, with their shares.
+  """Lengths of the rows of a step, longest first, with their shares.
 
   Where the stage itself mixes (full_share below 1), what is left of its
   length's share goes to the length before.
 
-  >>> stage = Stage(4096, before=1024, begun=0)
-  >>> length_shares(SamplingConfig(long_share=0.25), stage)
+  Args:
+    config: what is mixed.
+    stage: what holds for the step.
+    long: whether the step has rows of the stage's length. One that has none
+      has the others in proportion, or the longest of them where they have no
+      share; where there are no others it is as any.
+
+  >>> config, stage = SamplingConfig(long_share=0.25), Stage(4096, 1024, 0)
+  >>> length_shares(config, stage)
   ((4096, 0.25), (1024, 0.75))
-  >>> length_shares(SamplingConfig(), stage._replace(full_share=0.5))
-  ((4096, 0.5), (1024, 0.5))
+  >>> length_shares(config, stage, long=False)
+  ((1024, 1.0),)
+  >>> length_shares(config, stage._replace(full_share=0.5))
+  ((4096, 0.125), (1024, 0.875))
   """
   shares = _shares(config, stage.length, stage.before)
-  full = shares.get(stage.length, 0.0)
-  shares[stage.length] = full * stage.full_share
-  rest = full * (1 - stage.full_share)
-  shares[stage.before] = shares.get(stage.before, 0.0) + rest
+  full = shares[stage.length]
+  if stage.full_share < 1 and stage.before < stage.length:
+    shares[stage.length] = full * stage.full_share
+    rest = full * (1 - stage.full_share)
+    shares[stage.before] = shares.get(stage.before, 0.0) + rest
   ordered = sorted(shares.items(), reverse=True)
+  if not long and len(ordered) > 1:
+    ordered = ordered[1:]
+    total = sum(share for _, share in ordered)
+    if total == 0:
+      return ((ordered[0][0], 1.0),)
+    ordered = [(length, share / total) for length, share in ordered]
   return tuple((length, share) for length, share in ordered if share > 0)
 
 
@@ -184,8 +200,8 @@ def row_plan(
 
   Over any stretch of steps of a stage each length has its share of the rows to
   within a few: a row's place in [0, 1) is the fractional part of its number
-  times sqrt(2). A step is short by chance, as long_probability says; it then
-  has the shares of the other lengths.
+  times sqrt(2). By chance, as long_probability says, a step has no rows of the
+  stage's length.
 
   Args:
     config: what is mixed.
@@ -202,12 +218,10 @@ def row_plan(
   >>> config = SamplingConfig(long_share=0.34, short=512)
   >>> plan = row_plan(config, Stage(2048, 2048, 0), lambda n: n, 12288, step=3)
   >>> plan.length, plan.windows.tolist()
-  (2048, [2048, 512, 512, 2048, 512, 512])
+  (2048, [2048, 512, 512, 2048, 512, 2048])
   """
-  shares = length_shares(config, stage)
-  rng = np.random.default_rng([config.seed, step])
-  if len(shares) > 1 and rng.random() >= config.long_probability:
-    shares = shares[1:]
+  chance = np.random.default_rng([config.seed, step]).random()
+  shares = length_shares(config, stage, long=chance < config.long_probability)
   longest = shares[0][0]
   length = bucket(longest)
   if length < longest or (rows is None and tokens % length):

@@ -12,9 +12,10 @@ from ntk_jax.curriculum.ladder import (
   cut_problems,
   ladder_problems,
   moment_problems,
+  start_problems,
 )
-from ntk_jax.curriculum.pace import SHAPES, Pace, planned
-from ntk_jax.curriculum.quality import QualityConfig
+from ntk_jax.curriculum.pace import SHAPES, Pace, plan_problems, planned
+from ntk_jax.curriculum.quality import QualityConfig, quality_problems
 from ntk_jax.errors import ConfigError, unknown
 
 BY_QUALITY = ('threshold', 'quality')
@@ -194,10 +195,11 @@ threshold, quality
       self.kind not in KINDS or min(run.steps, run.length, run.step_tokens) < 1
     ):
       return wrong
-    wrong += self._unused_problems() + self._length_problems(run)
-    wrong += self._boundary_problems()
+    unfit = self._length_problems(run)
+    wrong += self._unused_problems() + unfit + self._boundary_problems()
     if self.kind in BY_QUALITY:
-      wrong += self.quality.problems(run, known_metrics)
+      if not unfit:
+        wrong += quality_problems(self, run, known_metrics)
     elif self.unit in UNITS:
       wrong += self._time_problems(run)
     if not wrong and self.kind not in ('constant', *BY_QUALITY):
@@ -257,44 +259,24 @@ threshold, quality
     if self.kind in STAGED:
       wrong += ladder_problems('lengths', self.lengths, full, self.multiple)
     elif self.kind != 'constant':
-      wrong += self._start_problems(full)
+      doubled = self.kind == 'doubling'
+      wrong += start_problems(self.start, full, self.multiple, doubled)
     if self.buckets:
       wrong += ladder_problems('buckets', self.buckets, full)
-    rows = run.step_tokens // full
-    if rows < 1:
+    if run.step_tokens < full:
       wrong.append(
         f'a step of {run.step_tokens} tokens has 0 rows of {full}: raise '
         'data.batch_rows or lower data.max_length'
       )
     elif not wrong:
       name = 'buckets' if self.buckets else 'lengths'
-      kept = rows if self.batch == 'rows' else None
-      wrong += cut_problems(name, self.row_shapes(run), full, kept)
+      wrong += cut_problems(name, self.row_shapes(run), full)
     return wrong
-
-  def _start_problems(self, full: int) -> list[str]:
-    if self.start is None:
-      return [
-        f'start is missing: kind {self.kind!r} grows from it; 8 to 64 with one '
-        'row shape, 256 or more with rows of their own, are known to work'
-      ]
-    if not 2 <= self.start < full:
-      return [
-        f'start is {self.start}: it must be at least 2 and below the full '
-        f"length, {full} (kind 'constant' does not grow)"
-      ]
-    if self.kind != 'doubling':
-      return []
-    if full % self.start or (full // self.start).bit_count() != 1:
-      return [
-        f'start is {self.start}: doubled again and again it does not meet the '
-        f'full length, {full}; use {full} divided by a power of two'
-      ]
-    lengths = shapes.doublings(self.start, full)
-    return ladder_problems('start, doubled,', lengths, full, self.multiple)
 
   def _boundary_problems(self) -> list[str]:
     kind, steps = self.boundary, self.boundary_steps
+    if kind not in BOUNDARIES:
+      return []
     if kind == 'keep':
       return [
         f"{name} is {value}, which boundary 'keep' does not read: use "
@@ -342,27 +324,7 @@ threshold, quality
     if self.kind == 'grow_p2':
       return self._cycle_problems(pace)
     plan = planned(pace, lambda length: self.step_tokens(length, run))
-    reached = {one.length for one in plan}
-    if missed := [n for n in self.stage_lengths(run) if n not in reached]:
-      return [
-        f'{", ".join(map(str, missed))} of the lengths would get no step of '
-        f'the {run.steps}: begin them earlier or further apart'
-      ]
-    if run.length not in reached:
-      return [
-        f'the run ends at length {plan[-1].length}, before the full one, '
-        f'{run.length}: lower over, which is {self.over:g} ({self.unit})'
-      ]
-    begun = [one.step for one in plan] + [run.steps]
-    stays = [(b - a, one) for a, b, one in zip(begun, begun[1:], plan)]
-    stay, shortest = min(stays[1:], default=(math.inf, plan[0]))
-    if stay < self.boundary_steps:
-      return [
-        f'boundary_steps is {self.boundary_steps}, longer than the {stay} '
-        f'steps at length {shortest.length}: lower it, or make fewer stages '
-        '(a larger multiple)'
-      ]
-    return []
+    return plan_problems(plan, run, pace.lengths, self.boundary_steps)
 
   def _cycle_problems(self, pace: Pace) -> list[str]:
     wrong, steps = [], pace.growing_steps

@@ -2,6 +2,10 @@
 
 A `.jsonl` file holds one document a line, wherever it is found; any other
 file is one document, or pieces of one size if it is named alone.
+
+The source of a document is the topmost folder that its file is in, counted
+from what was named: `books` of `texts/books/a/b.txt`. A `.jsonl` file that is
+in no folder there is a source of its own, all other such files are one.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ntk_jax.errors import ConfigError, unknown
 
@@ -20,20 +24,37 @@ _NOT_SOURCES = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages'}
 _MAGIC = set('*?[')
 
 
-def library_documents(root: Path) -> Iterator[bytes]:
-  """Sources of a Python library: no tests, no installed packages."""
+class Document(NamedTuple):
+  """A document, and where it is from.
+
+  Attributes:
+    source: the top folder of its file, or the name of its `.jsonl` file; ''
+      is what was named itself.
+    text: its bytes.
+  """
+
+  source: str
+  text: bytes
+
+
+def library_documents(root: Path) -> Iterator[Document]:
+  """The code of a Python library: no tests, no installed packages."""
   files = (
     file
     for file in _files(root)
     if file.suffix == '.py'
     and not _NOT_SOURCES & set(file.relative_to(root).parts)
   )
-  return (_bytes(file) for file in files if file.is_file())
+  return (
+    Document(_source(file, root), _bytes(file))
+    for file in files
+    if file.is_file()
+  )
 
 
 def documents(
   path: str, text_field: str = 'text', piece: int = PIECE
-) -> tuple[str, Iterator[bytes]]:
+) -> tuple[str, Iterator[Document]]:
   """What a path names, and its documents.
 
   Args:
@@ -54,12 +75,12 @@ def documents(
   if path and os.path.isfile(root):
     return root.name, _lone_file(root, text_field, piece)
   if path and os.path.isdir(root):
-    return root.resolve().name, _read(_visible_files(root), text_field)
+    return root.resolve().name, _read(_visible_files(root), root, text_field)
   if _MAGIC & set(path):
     found = sorted(glob.glob(str(root), recursive=True))
     files = [Path(name) for name in found if os.path.isfile(name)]
     if files:
-      return path, _read(files, text_field)
+      return path, _read(files, _fixed_part(root), text_field)
   raise ConfigError(
     f'corpus {path!r} is neither a file nor a folder, nor a pattern that '
     'matches files; name a text file or a folder of text files, a .jsonl file, '
@@ -80,27 +101,44 @@ def _files(root: Path) -> Iterator[Path]:
     yield from (Path(folder, name) for name in names)
 
 
-def _read(files: Iterable[Path], text_field: str) -> Iterator[bytes]:
+def _fixed_part(pattern: Path) -> Path:
+  """The folder that a pattern looks in, all of whose name is said."""
+  parts = pattern.parts
+  magic = [i for i, part in enumerate(parts) if _MAGIC & set(part)]
+  return Path(*parts[: magic[0]])
+
+
+def _source(file: Path, root: Path) -> str:
+  parts = file.relative_to(root).parts
+  return parts[0] if len(parts) > 1 or file.suffix == '.jsonl' else ''
+
+
+def _read(
+  files: Iterable[Path], root: Path, text_field: str
+) -> Iterator[Document]:
   for file in files:
     if not file.is_file():  # no pipes, no dead links
       continue
-    text = _bytes(file)
+    source, text = _source(file, root), _bytes(file)
     if file.suffix == '.jsonl':
-      yield from _lines(file, text, text_field)
+      lines = _lines(file, text, text_field)
+      yield from (Document(source, line) for line in lines)
     elif not _binary(text):
-      yield text
+      yield Document(source, text)
 
 
-def _lone_file(file: Path, text_field: str, piece: int) -> Iterator[bytes]:
+def _lone_file(file: Path, text_field: str, piece: int) -> Iterator[Document]:
   text = _bytes(file)
   if file.suffix == '.jsonl':
-    return _lines(file, text, text_field)
-  if _binary(text):
+    texts = _lines(file, text, text_field)
+  elif _binary(text):
     raise ConfigError(
       f'corpus {str(file)!r} is a binary file (it holds a NUL byte); name a '
       'text file or a folder of text files'
     )
-  return _pieces(text, piece)
+  else:
+    texts = _pieces(text, piece)
+  return (Document('', text) for text in texts)
 
 
 def _pieces(text: bytes, piece: int) -> Iterator[bytes]:

@@ -182,7 +182,7 @@ def blocks(batch: Batch, windows: int | Int[NDArray, 'rows']) -> Batch:
   Raises:
     ConfigError: a window below 2 or above T, or not one for each row.
 
-  Source: Zhu et al. 2025, arXiv:2503.15450, section 3 (SkyLadder).
+  Source: Zhu et al. 2025, arXiv:2503.15450 (SkyLadder).
 
   >>> row = pack_row([np.arange(3), np.arange(4)], [(1, 0, 4), (0, 0, 3)], 8)
   >>> seen = blocks(Batch(*(x[None] for x in row)), 3)

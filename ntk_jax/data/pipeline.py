@@ -22,8 +22,9 @@ from absl import flags
 
 from ntk_jax.curriculum.sampling import RowPlan
 from ntk_jax.data.batch import Batch
+from ntk_jax.data.copies import plan_epoch
 from ntk_jax.data.files import PIECE
-from ntk_jax.data.pack import Plan, plan_rows
+from ntk_jax.data.pack import Plan
 from ntk_jax.data.reader import Reader, place_of, stream_name
 from ntk_jax.data.rows import read_width, step_rows
 from ntk_jax.data.settings import DataConfig
@@ -230,7 +231,7 @@ class Pipeline:
     end = None if end is None else tokenizer.token_id(end)
     documents = tokenize(corpus.train, tokenizer, end)
     config.validate(tokenizer, documents.lengths, hosts)
-    plan = plan_rows(documents.lengths, config.max_length)
+    plan = plan_epoch(config, documents.lengths, corpus.sources)
     return cls(
       config,
       tokenizer,

@@ -91,6 +91,7 @@ def stream_name(
     plan: the rows of an epoch.
   """
   order = epoch_order(config.seed, 0, plan.rows)
+  long = [config.long_share, config.long_from]
   arrays = hashlib.sha256()
   for array in (plan.pieces, plan.offsets, order):
     arrays.update(np.ascontiguousarray(array, '<i8').tobytes())
@@ -103,6 +104,7 @@ def stream_name(
     config.key_value,
     config.passkey,
     arrays.hexdigest(),
+    *(long if config.long_share is not None else []),
   )
 
 

@@ -38,6 +38,11 @@ class DataConfig:
     seed: of the order of rows and of the retrieval rows.
     key_value: share of the rows in which keys and their values are hidden.
     passkey: share of the rows that ask for a number hidden in their text.
+    long_share: share of the tokens of each source (a top folder of the
+      corpus, or a `.jsonl` file beside such folders) that long documents are
+      raised to, by reading them more often and others less; None reads each
+      once.
+    long_from: tokens; a document that has more is long.
     vocab: ids that the model has; None leaves that unchecked.
     workers: processes that make rows; 0 is none.
     threads: threads that make rows, in every such process; 0 is none.
@@ -53,6 +58,8 @@ class DataConfig:
   seed: int = 0
   key_value: float = 0.0
   passkey: float = 0.0
+  long_share: float | None = None
+  long_from: int | None = None
   vocab: int | None = None
   workers: int = 0
   threads: int = 1
@@ -80,17 +87,19 @@ class DataConfig:
         )
       if tokenizer is not None:
         wrong += self._wrong_tokenizer(tokenizer)
-      if lengths is not None and np.max(lengths, initial=0) < 2:
-        wrong.append(
-          f'corpus has {len(lengths)} documents for training, none of 2 '
-          'tokens: there is no next token to learn; name longer documents'
-        )
+      if lengths is not None:
+        wrong += self._wrong_lengths(lengths)
     if wrong:
       raise ConfigError('; '.join(wrong))
 
   def _wrong_numbers(self) -> list[str]:
     wrong = []
-    least = _LEAST | ({} if self.vocab is None else {'vocab': 1})
+    optional = {
+      name: 1
+      for name in ('vocab', 'long_from')
+      if getattr(self, name) is not None
+    }
+    least = _LEAST | optional
     for name, low in least.items():
       value = getattr(self, name)
       if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -99,17 +108,41 @@ class DataConfig:
         wrong.append(f'{name} is {value}, must be at least {low}')
     shares = [getattr(self, name) for name in _SHARES]
     for name, share in zip(_SHARES, shares):
-      number = isinstance(share, int | float) and not isinstance(share, bool)
-      if not (number and 0 <= share <= 1):
+      if not (_is_number(share) and 0 <= share <= 1):
         wrong.append(f'{name} is {share!r}: it is a share of rows, in [0, 1]')
     if not wrong and sum(shares) > 1:
       wrong.append(
         f'{" + ".join(_SHARES)} is {sum(shares):g}: shares of the same rows, '
         'together at most 1'
       )
+    long = self.long_share
+    if long is not None and not (_is_number(long) and 0 < long <= 1):
+      wrong.append(
+        f'long_share is {long!r}: it is a share of tokens, above 0, at most 1'
+      )
+    if (long is None) != (self.long_from is None):
+      wrong.append(
+        f'long_share is {long} and long_from is {self.long_from}: give both, '
+        'the share of long documents and what is long, or neither'
+      )
     if not self.text_field:
       wrong.append("text_field is '': it names the field of a JSON line")
     return wrong
+
+  def _wrong_lengths(self, lengths: Int[NDArray, 'documents']) -> list[str]:
+    """What does not go with the lengths of the documents."""
+    longest = np.max(lengths, initial=0)
+    if longest < 2:
+      return [
+        f'corpus has {len(lengths)} documents for training, none of 2 '
+        'tokens: there is no next token to learn; name longer documents'
+      ]
+    if self.long_from is not None and longest <= self.long_from:
+      return [
+        f'long_from is {self.long_from}: the longest document for training '
+        f'has {longest} tokens, none is long; lower it, or name longer ones'
+      ]
+    return []
 
   def _wrong_tokenizer(self, tokenizer: Tokenizer) -> list[str]:
     """What does not go with a tokenizer's ids."""
@@ -138,3 +171,7 @@ class DataConfig:
           f'{shortest[name]} tokens or more'
         )
     return wrong
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntk_jax.data.files import PIECE, documents, library_documents
+from ntk_jax.data.files import PIECE, Document, documents, library_documents
 from ntk_jax.errors import ConfigError
 from ntk_jax.typing import Int32, NDArray
 
@@ -34,12 +34,14 @@ class Corpus:
     train: documents for training, ordered by hash.
     held_out: documents never trained on, about a tenth, ordered by hash.
     fingerprint: hash over all documents; equal means the same data.
+    sources: where each document for training is from; () is all the same.
   """
 
   name: str
   train: tuple[NDArray, ...]
   held_out: tuple[NDArray, ...]
   fingerprint: str
+  sources: tuple[str, ...] = ()
 
   def describe(self) -> dict[str, str | int]:
     """What a report says of the data."""
@@ -85,13 +87,14 @@ def load_corpus(
 
 
 def _split(
-  name: str, path: str, texts: Iterable[bytes], shortest: int
+  name: str, path: str, found: Iterable[Document], shortest: int
 ) -> Corpus:
-  by_hash = {
-    hashlib.sha256(text).hexdigest(): np.frombuffer(text, np.uint8)
-    for text in texts
-    if len(text) >= shortest
-  }
+  by_hash: dict[str, Document] = {}
+  for document in found:
+    if len(document.text) >= shortest:
+      digest = hashlib.sha256(document.text).hexdigest()
+      # Of the same text in many places the first source, in whatever order.
+      by_hash[digest] = min(document, by_hash.get(digest, document))
   digests = sorted(by_hash)
   held = [d for d in digests if int(d, 16) % _HELD_OUT_OF == 0]
   kept = [d for d in digests if int(d, 16) % _HELD_OUT_OF != 0]
@@ -103,8 +106,12 @@ def _split(
       'more text'
     )
   fingerprint = hashlib.sha256(''.join(digests).encode()).hexdigest()[:16]
-  train, held_out = (tuple(by_hash[d] for d in ds) for ds in (kept, held))
-  return Corpus(name, train, held_out, fingerprint)
+  train, held_out = (
+    tuple(np.frombuffer(by_hash[d].text, np.uint8) for d in part)
+    for part in (kept, held)
+  )
+  sources = tuple(by_hash[d].source for d in kept)
+  return Corpus(name, train, held_out, fingerprint, sources)
 
 
 class RandomRows:

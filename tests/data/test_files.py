@@ -13,7 +13,8 @@ from ntk_jax.errors import ConfigError
 
 
 def read(path: Path | str, **options: object) -> list[bytes]:
-  return list(documents(str(path), **options)[1])  # type: ignore[arg-type]
+  found = documents(str(path), **options)[1]  # type: ignore[arg-type]
+  return [document.text for document in found]
 
 
 def write_lines(path: Path, *lines: object) -> Path:
@@ -29,6 +30,42 @@ def test_a_json_line_is_a_document(tmp_path: Path) -> None:
   )
   path.write_text(path.read_text() + '\n  \n' + json.dumps({'text': 'last'}))
   assert read(path) == [b'one\ntwo', 'né 中'.encode(), b'last']
+
+
+def test_a_source_is_a_top_folder(tmp_path: Path) -> None:
+  files = {
+    'books/old/a.txt': 'books',
+    'books/b.txt': 'books',
+    'books/c.jsonl': 'books',
+    'code/d.py': 'code',
+    'loose.txt': '',
+    'web.jsonl': 'web.jsonl',
+  }
+  for name in files:
+    path = tmp_path / 'texts' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(path, {'text': name})
+  for path in ('texts', 'texts/**', 'texts/**/*.*', 'tex?s/**/*'):
+    found = list(documents(str(tmp_path / path))[1])
+    assert len(found) == len(files)
+    for source, text in found:
+      name = json.loads(text)['text'] if b'"' in text else text.decode()
+      folder = 'texts' if '?' in path else files[name]
+      assert source == folder, (path, name)
+  for name in ('web.jsonl', 'loose.txt'):
+    (found,) = documents(str(tmp_path / 'texts' / name))[1]
+    assert found.source == ''
+
+
+def test_a_pattern_within_the_running_folder(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  for name in ('a.txt', 'b/c.txt'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(name)
+  found = sorted(documents('**/*.txt')[1])
+  assert found == [('', b'a.txt'), ('b', b'b/c.txt')]
 
 
 def test_the_text_field_has_a_name(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def test_defaults_are_valid() -> None:
   DataConfig().validate(ByteTokenizer(), np.array([2]), hosts=8)
   DataConfig(vocab=408, key_value=0.5, passkey=0.5).validate(ByteTokenizer())
   DataConfig(vocab=256, passkey=1.0).validate(ByteTokenizer())
+  long = DataConfig(long_share=1.0, long_from=69)
+  long.validate(ByteTokenizer(), np.array([9, 70]))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,14 @@ def test_defaults_are_valid() -> None:
     ({'passkey': True}, 'passkey is True: it is a share of rows'),
     ({'key_value': 0.7, 'passkey': 0.4}, 'key_value + passkey is 1.1: shares'),
     ({'text_field': ''}, "text_field is '': it names the field"),
+    ({'long_share': 0.0, 'long_from': 9}, 'long_share is 0.0: it is a share'),
+    ({'long_share': 1.5, 'long_from': 9}, 'long_share is 1.5: it is a share'),
+    ({'long_share': float('nan'), 'long_from': 9}, 'long_share is nan: it'),
+    ({'long_share': True, 'long_from': 9}, 'long_share is True: it is a'),
+    ({'long_share': 0.5, 'long_from': 0}, 'long_from is 0, must be at least 1'),
+    ({'long_share': 0.5, 'long_from': 9.5}, 'long_from is 9.5: it is an int'),
+    ({'long_share': 0.5}, 'long_from is None: give both'),
+    ({'long_from': 512}, 'long_share is None and long_from is 512: give both'),
   ],
 )
 def test_a_wrong_field(fields: dict[str, Any], says: str) -> None:
@@ -59,6 +69,11 @@ def test_a_wrong_field(fields: dict[str, Any], says: str) -> None:
     ({'batch_rows': 6}, {'hosts': 4}, 'batch_rows is 6: 4 hosts take equal'),
     ({}, {'lengths': np.array([1, 0])}, '2 documents for training, none of 2'),
     ({}, {'lengths': np.array([], int)}, '0 documents for training, none of'),
+    (
+      {'long_share': 0.5, 'long_from': 70},
+      {'lengths': np.array([9, 70])},
+      'long_from is 70: the longest document for training has 70 tokens',
+    ),
     (
       {'vocab': 255},
       {'tokenizer': ByteTokenizer()},

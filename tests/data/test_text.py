@@ -74,6 +74,29 @@ def test_a_tenth_of_the_documents_is_held_out(library: Corpus) -> None:
   assert sizes['held_out_bytes'] == sum(map(len, library.held_out))
 
 
+def test_sources_are_those_of_the_documents(
+  tmp_path: Path, library: Corpus
+) -> None:
+  corpus = load_corpus(str(write_folder(tmp_path)))
+  assert len(corpus.sources) == len(corpus.train)
+  of = {document(i, 3000): f'part{i % 3}' for i in range(40)}
+  for each, source in zip(corpus.train, corpus.sources):
+    assert source == of[each.tobytes()]
+  assert len(library.sources) == len(library.train)
+  assert {'', 'json', 'asyncio'} <= set(library.sources)
+
+
+def test_the_source_of_a_text_in_two_places(tmp_path: Path) -> None:
+  write_folder(tmp_path)
+  before = load_corpus(str(tmp_path)).sources
+  for folder in ('zzz', 'aaa'):  # copies; the first name counts
+    (tmp_path / folder).mkdir()
+    for i in range(40):
+      (tmp_path / folder / f'{i}.txt').write_bytes(document(i, 3000))
+    after = load_corpus(str(tmp_path)).sources
+    assert after == (before if folder == 'zzz' else ('aaa',) * len(before))
+
+
 def test_split_is_by_content_hash(tmp_path: Path) -> None:
   corpus = load_corpus(str(write_folder(tmp_path)))
   for held, documents in ((True, corpus.held_out), (False, corpus.train)):
