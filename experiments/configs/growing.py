@@ -101,9 +101,7 @@ class Staged:
     return TrainConfig(
       model=_8B,
       data=DataConfig(max_length=full, batch_rows=_REAL_TOKENS // full),
-      optimizer=OptimizerConfig(
-        peak=3e-4, steps=250_000, warmup=2000, b2=0.95
-      ),
+      optimizer=OptimizerConfig(peak=3e-4, steps=250_000, warmup=2000, b2=0.95),
       growth=GrowthConfig('discrete', self.lengths, at=self.at),
       stages=self._stages(self.lengths),
       save_every=500,

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 from experiments.configs.growing import Staged
 
 PLAN = Staged(
-  (4096, 16_384, 65_536), at=(0.9, 0.96), schemes=(('yarn', 4.0), ('yarn', 16.0))
+  (4096, 16_384, 65_536),
+  at=(0.9, 0.96),
+  schemes=(('yarn', 4.0), ('yarn', 16.0)),
 )
 
 

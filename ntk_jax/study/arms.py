@@ -18,6 +18,7 @@ from ntk_jax.curriculum.sampling import LengthMix, SamplingConfig
 from ntk_jax.curriculum.settings import GrowthConfig
 from ntk_jax.errors import ConfigError, unknown
 from ntk_jax.evaluation.probes import ProbeConfig
+from ntk_jax.study.curves import PROBED
 from ntk_jax.study.settings import StudyConfig
 from ntk_jax.train.settings import TrainConfig
 
@@ -45,6 +46,7 @@ class Arm:
     shares: by length of rows, the share of steps that it is expected to spend
       there; for the projection alone.
     work: of a step, relative to a plain one of the same rows.
+    measures: whether it reads the probes: then their time is its own.
   """
 
   name: str
@@ -54,6 +56,7 @@ class Arm:
   change: Change
   shares: Callable[[StudyConfig], Shares]
   work: float = 1.0
+  measures: bool = False
 
 
 def _whole(config: StudyConfig) -> Shares:
@@ -204,7 +207,7 @@ ARMS = (
     CONSTANT,
     _by_loss('quality'),
     _ramp,
-    1.05,
+    measures=True,
   ),
   Arm(
     'shuffled',
@@ -310,6 +313,7 @@ def train_config(
   probe = ProbeConfig(
     every=min(config.probe_every, steps),
     rows=config.probe_rows,
-    length=config.full,
+    names=PROBED,
+    full=config.full,
   )
   return dataclasses.replace(run, probe=probe)

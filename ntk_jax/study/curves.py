@@ -2,7 +2,7 @@
 
 A run's lines are those of its metrics.jsonl, one a step; tokens and seconds
 are counted up to the end of their step, over sessions. What is measured between
-steps, on held-out rows, is not in the seconds.
+steps, on held-out rows, is in their seconds only where training needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ntk_jax.typing import Float64, NDArray
 
 Lines = Sequence[Mapping[str, Any]]
 COSTS = ('tokens', 'cpu', 'steady', 'wall')
-LOSS, RECALL = 'probe/full', 'probe/full_recall'
+PROBED = LOSS, RECALL = 'probe/full', 'probe/full_recall'
 # What of a line says which executable ran its step.
 _KIND = ('length', 'row_length', 'rows', 'kept')
 
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
 
   Attributes:
     steps: steps done at each probe.
-    loss: held-out bits per token at the full length.
+    loss: held-out bits per token in the second half of the full length.
     recall: share of hidden values found there; NaN where nothing is asked.
     costs: by name of `COSTS`, what was spent until then: tokens, CPU-seconds,
       CPU-seconds without compiling (see `steady`), seconds on the clock.
@@ -65,8 +65,13 @@ class Spread(NamedTuple):
     }
 
 
-def curve(lines: Lines) -> Curve:
+def curve(lines: Lines, measures: bool = False) -> Curve:
   """The probes of a run with what they cost.
+
+  Args:
+    lines: of the run.
+    measures: whether its schedule reads the probes, so that their time is a
+      part of its own.
 
   >>> lines = [
   ...   {'step': i, 'tokens': 8 * i + 8, 'cpu_seconds': i + 1.0, 'seconds': i,
@@ -80,12 +85,17 @@ def curve(lines: Lines) -> Curve:
   ([16.0, 32.0], [2.0, 4.0])
   """
   at = [i for i, line in enumerate(lines) if line.get(LOSS) is not None]
-  cpu = _column(lines, 'cpu_seconds')
+  cpu, wall = _column(lines, 'cpu_seconds'), _column(lines, 'seconds')
+  kinds = [tuple(map(line.get, _KIND)) for line in lines]
+  aside = [
+    _column(lines, name) if measures else 0.0
+    for name in ('measure_cpu_seconds', 'measure_seconds')
+  ]
   costs = {
     'tokens': _column(lines, 'tokens'),
-    'cpu': cpu,
-    'steady': steady(cpu, [tuple(map(line.get, _KIND)) for line in lines]),
-    'wall': _column(lines, 'seconds'),
+    'cpu': cpu + aside[0],
+    'steady': steady(cpu, kinds) + aside[0],
+    'wall': wall + aside[1],
   }
   return Curve(
     np.array([lines[i]['step'] + 1 for i in at], int),

@@ -52,14 +52,14 @@ class Done:
 
   @property
   def loss(self) -> Float64[NDArray, 'seeds rows']:
-    """Bits per byte of every held-out row, over all positions."""
-    each = [scores.position_loss.mean(axis=1) for scores in self.scores]
-    return np.stack(each).astype(np.float64)
+    """Bits per byte of every held-out row, in the second half of positions."""
+    return np.stack([s.loss[:, -1] for s in self.scores]).astype(np.float64)
 
   @property
-  def far(self) -> Float64[NDArray, 'seeds rows']:
-    """The same over the second half of positions."""
-    return np.stack([s.loss[:, -1] for s in self.scores]).astype(np.float64)
+  def whole(self) -> Float64[NDArray, 'seeds rows']:
+    """The same over all positions."""
+    each = [scores.position_loss.mean(axis=1) for scores in self.scores]
+    return np.stack(each).astype(np.float64)
 
   @property
   def recall(self) -> Float64[NDArray, 'seeds rows']:
@@ -88,7 +88,10 @@ def study_outcome(
     A JSON-able mapping; `study.json` is this.
   """
   by_name = {each.arm.name: each for each in done}
-  curves = {n: [curve(lines) for lines in d.lines] for n, d in by_name.items()}
+  curves = {
+    n: [curve(lines, d.arm.measures) for lines in d.lines]
+    for n, d in by_name.items()
+  }
   boot = Bootstrap(*by_name[CONSTANT].loss.shape)
   rows = [_row(each, by_name, curves, boot) for each in done]
   return {
@@ -132,7 +135,7 @@ def _row(
     'what': arm.what,
     'base': arm.base,
     'loss': boot.mean(done.loss).plain(),
-    'far_loss': boot.mean(done.far).plain(),
+    'whole_loss': boot.mean(done.whole).plain(),
     'recall': boot.mean(done.recall).plain(),
     'by_seed': {
       'loss': _rounded(done.loss.mean(axis=1)),
@@ -185,7 +188,7 @@ def _above(done: Done, other: Done, boot: Bootstrap) -> dict[str, Any]:
   """Paired differences to another arm, and what they come to."""
   loss = boot.mean(done.loss - other.loss)
   recall = boot.mean(done.recall - other.recall)
-  words = verdict(loss, SAME), verdict(negated(recall), SAME_RECALL)
+  words = judged(loss, SAME), judged(negated(recall), SAME_RECALL)
   return {
     'arm': other.arm.name,
     'loss': loss.plain(),
@@ -205,16 +208,16 @@ def negated(interval: Interval) -> Interval:
   return Interval(-interval.mean, -interval.high, -interval.low)
 
 
-def verdict(above: Interval, same: float) -> str:
+def judged(above: Interval, same: float) -> str:
   """Whether less of something is sure: 'better', 'worse' or 'tie'.
 
   A tie is a difference below `same`, or one whose interval contains 0.
 
-  >>> [verdict(Interval(m, m - 0.02, m + 0.02), 0.03) for m in (-0.1, 0.1)]
+  >>> [judged(Interval(m, m - 0.02, m + 0.02), 0.03) for m in (-0.1, 0.1)]
   ['better', 'worse']
-  >>> verdict(Interval(-0.02, -0.025, -0.01), 0.03)
+  >>> judged(Interval(-0.02, -0.025, -0.01), 0.03)
   'tie'
-  >>> verdict(Interval(-0.1, -0.25, 0.01), 0.03)
+  >>> judged(Interval(-0.1, -0.25, 0.01), 0.03)
   'tie'
   """
   if abs(above.mean) < same or above.low <= 0 <= above.high:

@@ -35,9 +35,9 @@ def study_page(result: Plain) -> str:
     'and what one has when constant length ends, in bits above it.',
     markdown_table(_reached(result)),
     f'## At equal tokens, at {full}',
-    'Bits per byte of held-out text over all positions, the share of hidden '
-    'values found, and both against constant length: paired differences with '
-    '95% intervals over seeds and rows. A tie is an interval that contains 0, '
+    'Bits per byte of held-out text in the second half of positions, the '
+    'share of hidden values found, and both against constant length: paired '
+    'differences with 95% intervals over seeds and rows. A tie is an interval that contains 0, '
     f'or less than {result["rules"]["same"]} bits or '
     f'{100 * result["rules"]["same_recall"]:g} points.',
     markdown_table(_scored(result)),
@@ -112,12 +112,19 @@ def _done(result: Plain) -> list[str]:
     )
   lines.append(
     f'Curves are of {config["probe_rows"]} held-out rows every '
-    f'{config["probe_every"]} steps, read at the full length whatever the arm '
-    f'trains at; the end is scored on {config["rows"]} rows and '
-    f'{result["rules"]["questions"]} questions. The time of these '
-    'measurements is not counted; programs are compiled anew in every run, '
-    'and that time is counted unless it says otherwise.'
+    f'{config["probe_every"]} steps, in the second half of the full length '
+    f'whatever the arm trains at; the end is scored on {config["rows"]} rows '
+    f'and {result["rules"]["questions"]} questions. The time of these '
+    'measurements is counted only in arms that decide by them (`quality`); '
+    'programs are compiled anew in every run, and that time is counted unless '
+    'it says otherwise.'
   )
+  if any(row['family'] == 'regulariser' for row in result['arms']):
+    lines.append(
+      'Regularisers stand on `steps`, not on `constant`: in this budget '
+      'constant length hardly learns to recall, so they would be judged by a '
+      'model that does not look back yet.'
+    )
   return lines
 
 
@@ -145,7 +152,7 @@ def _reached(result: Plain) -> list[list[str]]:
 
 
 def _scored(result: Plain) -> list[list[str]]:
-  head = ['arm', 'loss', 'far half', 'recall', 'loss over constant']
+  head = ['arm', 'loss', 'over all positions', 'recall', 'loss over constant']
   head += ['recall over constant', 'verdict']
   rows = []
   for row in result['arms']:
@@ -154,7 +161,7 @@ def _scored(result: Plain) -> list[list[str]]:
       [
         f'`{row["name"]}`',
         loss(row['loss']),
-        f'{row["far_loss"]["mean"]:.3f}',
+        f'{row["whole_loss"]["mean"]:.3f}',
         share(row['recall']),
         signed(over['loss']) if over else '-',
         points(over['recall']) if over else '-',

@@ -65,6 +65,17 @@ def test_probes_come_with_their_costs() -> None:
   np.testing.assert_allclose(found.costs['wall'], 0.25 * found.steps + 2)
 
 
+def test_probes_cost_what_decides_by_them() -> None:
+  every = lines(Made(0.1, 2.0, 1.0, seconds=0.5))
+  plain, charged = curve(every), curve(every, measures=True)
+  before = np.arange(len(plain.steps))  # probes before each
+  for name, each in (('cpu', 0.5), ('steady', 0.5), ('wall', 0.25)):
+    np.testing.assert_allclose(
+      charged.costs[name] - plain.costs[name], each * before
+    )
+  np.testing.assert_array_equal(charged.costs['tokens'], plain.costs['tokens'])
+
+
 def test_steady_leaves_out_what_waits() -> None:
   """A compile at each length, one probe, and a step beside other work."""
   found = curve(lines(Made(0.1, 2.0, 1.0, seconds=0.5, begins=(8, 16))))

@@ -28,6 +28,11 @@ def arm(result: dict[str, Any], name: str) -> dict[str, Any]:
   return found
 
 
+def xy(line: Any) -> tuple[list[float], list[float]]:
+  """The points of a line."""
+  return list(line.get_xdata()), list(line.get_ydata())
+
+
 def test_time_to_where_constant_ends(result: dict[str, Any]) -> None:
   """It ends at 3.8 bits after 26 s; steps is there after 12 steps of 0.5 s."""
   steps = arm(result, 'steps')['reach']
@@ -142,18 +147,17 @@ def test_curves_are_medians_with_their_range(result: dict[str, Any]) -> None:
   lines = [line for line in left.lines if np.size(line.get_xdata()) > 2]
   assert len(lines) == 3  # constant, steps, threshold
   steps = lines[1]
-  assert list(steps.get_xdata()) == arm(result, 'steps')['curves'][1]['cpu']
-  assert list(steps.get_ydata()) == arm(result, 'steps')['curves'][1]['loss']
+  assert xy(steps)[0] == arm(result, 'steps')['curves'][1]['cpu']
+  assert xy(steps)[1] == arm(result, 'steps')['curves'][1]['loss']
   texts = {text.get_text() for text in left.texts}
   assert {'constant', 'steps', 'threshold', 'steps: 0.31x the time'} <= texts
   grown = right.lines[CONFIG.seeds]
-  assert list(grown.get_xdata()) == [0, 8, 16, STEPS]
-  assert list(grown.get_ydata()) == [32, 64, 128, 128]
+  assert xy(grown) == ([0, 8, 16, STEPS], [32, 64, 128, 128])
 
 
 def test_differences_are_drawn_by_verdict(result: dict[str, Any]) -> None:
   loss, recall = study_differences(result).axes
-  drawn = {tuple(line.get_ydata())[0]: line for line in loss.lines[1:]}
+  drawn = {xy(line)[1][0]: line for line in loss.lines[1:]}
   colours = {y: line.get_color() for y, line in drawn.items()}
   names = [label.get_text() for label in loss.get_yticklabels()]
   assert names == [

@@ -1,6 +1,6 @@
 """Small runs whose length grows: for tests, and a program that is killed.
 
-  python growing_runs.py WORKDIR
+python growing_runs.py WORKDIR
 """
 
 from __future__ import annotations
