@@ -55,6 +55,7 @@ ORDER = (
   'plan',
   'report',
   'extend',
+  'study',
 )
 
 # Dependency -> the file or folder of the package that may import it.

@@ -26,15 +26,27 @@ def png(figure: Figure, result: Plain, title: str) -> bytes:
     f'{versions["jax"]}; train {seconds[0]:.0f} s, compare {seconds[1]:.0f} s, '
     f'tune {seconds[2]:.0f} s, the problem {seconds[3]:.0f} s'
   )
-  inch = 1 / figure.get_figheight()
-  figure.text(0.01, 0.1 * inch, foot, fontsize=7, color='#777777')
   source = ('protocol', 'command', 'config', 'config_fingerprint', 'corpus')
   about = {key: result[key] for key in (*source, 'seeds', 'versions', 'times')}
   about['rope'] = {r['name']: r['rope'] for r in result['compared']['rows']}
+  return stamped(figure, title, foot, json.dumps(about))
+
+
+def stamped(figure: Figure, title: str, foot: str, about: str) -> bytes:
+  """The figure as PNG with a line at its foot.
+
+  Args:
+    figure: to draw.
+    title: for the metadata.
+    foot: what produced it, in short; the first word or two name the software.
+    about: the same in full, for the metadata.
+  """
+  inch = 1 / figure.get_figheight()
+  figure.text(0.01, 0.1 * inch, foot, fontsize=7, color='#777777')
   metadata = {
     'Title': title,
-    'Software': f'ntk_jax {versions["ntk_jax"]}',
-    'Description': json.dumps(about),
+    'Software': foot.partition(',')[0],
+    'Description': about,
   }
   out = io.BytesIO()
   figure.savefig(out, format='png', metadata=metadata)

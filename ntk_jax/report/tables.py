@@ -29,10 +29,10 @@ def table(result: Plain) -> str:
   text = '\n'.join(
     [
       f'Without training, at {compared.target} (bits per byte, 95% intervals)',
-      _aligned(_ranking(compared, wide=False)),
+      aligned_table(_ranking(compared, wide=False)),
       '',
       f'After {steps} steps at {tuned.target}',
-      _aligned(_ranking(tuned, wide=False)),
+      aligned_table(_ranking(tuned, wide=False)),
       '',
       textwrap.fill(words, _WIDTH),
     ]
@@ -42,7 +42,7 @@ def table(result: Plain) -> str:
 
 def ranking(part: Part) -> str:
   """The ranked table, in Markdown."""
-  return _markdown(_ranking(part, wide=True))
+  return markdown_table(_ranking(part, wide=True))
 
 
 def by_length(part: Part, measure: str) -> str:
@@ -52,7 +52,7 @@ def by_length(part: Part, measure: str) -> str:
     [part.short(row), *(_cell(measure, interval) for interval in row[measure])]
     for row in part.rows
   ]
-  return _markdown([['method', *lengths], *rows])
+  return markdown_table([['method', *lengths], *rows])
 
 
 def schemes(part: Part) -> str:
@@ -68,7 +68,7 @@ def schemes(part: Part) -> str:
     ]
     for row in part.rows
   ]
-  return _markdown([head, *rows])
+  return markdown_table([head, *rows])
 
 
 def settings(row: Plain) -> str:
@@ -141,7 +141,14 @@ def _code(text: str) -> str:
   return f'`{text}`'
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
+  """A table in Markdown; its first row is the head.
+
+  >>> print(markdown_table([['a', 'b'], ['1|2', '3']]))
+  | a | b |
+  | --- | --- |
+  | 1\\|2 | 3 |
+  """
   head, *body = rows
   lines = [head, ['---'] * len(head), *body]
   return '\n'.join(
@@ -150,7 +157,13 @@ def _markdown(rows: list[list[str]]) -> str:
   )
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned_table(rows: list[list[str]]) -> str:
+  """A table for a terminal, its columns two spaces apart.
+
+  >>> print(aligned_table([['arm', 'loss'], ['steps', '2']]))
+  arm    loss
+  steps  2
+  """
   widths = [max(map(len, column)) for column in zip(*rows)]
   return '\n'.join(
     '  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip()

@@ -1,4 +1,4 @@
-"""The time that a run takes, over all its sessions, measurements left out."""
+"""The time of a run over all its sessions, what is measured counted apart."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Spent:
     before = before or {}
     self._wall = time.monotonic() - before.get('seconds', 0.0)
     self._cpu = time.process_time() - before.get('cpu_seconds', 0.0)
+    self._wall_aside = before.get('measure_seconds', 0.0)
+    self._cpu_aside = before.get('measure_cpu_seconds', 0.0)
 
   @property
   def seconds(self) -> float:
@@ -29,14 +31,21 @@ class Spent:
 
   @contextlib.contextmanager
   def aside(self) -> Iterator[None]:
-    """What is done within does not count."""
+    """What is done within is measurement: it counts apart."""
     wall, cpu = self.seconds, self.cpu_seconds
     try:
       yield
     finally:
-      self._wall += self.seconds - wall
-      self._cpu += self.cpu_seconds - cpu
+      wall, cpu = self.seconds - wall, self.cpu_seconds - cpu
+      self._wall, self._cpu = self._wall + wall, self._cpu + cpu
+      self._wall_aside += wall
+      self._cpu_aside += cpu
 
   def kept(self) -> dict[str, float]:
     """What a checkpoint keeps of it."""
-    return {'seconds': self.seconds, 'cpu_seconds': self.cpu_seconds}
+    return {
+      'seconds': self.seconds,
+      'cpu_seconds': self.cpu_seconds,
+      'measure_seconds': self._wall_aside,
+      'measure_cpu_seconds': self._cpu_aside,
+    }
