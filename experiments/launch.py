@@ -14,6 +14,7 @@ from ntk_jax.checkpoint.interrupt import resume_line
 from ntk_jax.errors import ConfigError, NumericsError, Stopped
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+_CACHE = 'jax_compilation_cache_dir'
 # How config flags say that a file or a field is not there.
 _NO_SUCH_CONFIG = (OSError, AttributeError, KeyError, TypeError)
 
@@ -111,8 +112,8 @@ def cache_compiled(folder: str | os.PathLike[str]) -> None:
   which JAX_COMPILATION_CACHE_DIR moves, and JAX_ENABLE_COMPILATION_CACHE=0
   turns off.
   """
-  if jax.config.jax_compilation_cache_dir is None:
-    jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
+  if getattr(jax.config, _CACHE) is None:
+    jax.config.update(_CACHE, os.fspath(folder))
 
 
 def _refuse(message: str) -> None:
