@@ -186,6 +186,7 @@ def test_wrong_settings_are_named() -> None:
   assert "did you mean 'probe/full'?" in wrong[-1]
 
 
+@pytest.mark.slow
 def test_every_process_of_a_mesh_finds_the_same() -> None:
   with socket.socket() as free:
     free.bind(('localhost', 0))
