@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 
 from ntk_jax.checkpoint.interrupt import resume_line
 from ntk_jax.errors import ConfigError, NumericsError, Stopped
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+_CACHE = 'jax_compilation_cache_dir'
 # How config flags say that a file or a field is not there.
 _NO_SUCH_CONFIG = (OSError, AttributeError, KeyError, TypeError)
 
@@ -101,6 +103,17 @@ def _guarded(
   except KeyboardInterrupt:
     _refuse('interrupted; the same command goes on from the last checkpoint')
     return INTERRUPTED
+
+
+def cache_compiled(folder: str | os.PathLike[str]) -> None:
+  """Keeps compiled programs in a folder, unless the user has named another.
+
+  A run that goes on finds them there: JAX's persistent compilation cache,
+  which JAX_COMPILATION_CACHE_DIR moves, and JAX_ENABLE_COMPILATION_CACHE=0
+  turns off.
+  """
+  if getattr(jax.config, _CACHE) is None:
+    jax.config.update(_CACHE, os.fspath(folder))
 
 
 def _refuse(message: str) -> None:

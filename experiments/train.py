@@ -32,6 +32,7 @@ matrices over fsdp and tensor.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -93,7 +94,9 @@ def main() -> None:
   for name, (field, _) in _SHORT.items():
     if flags.FLAGS[name].value is not None:
       _set(values, field.split('.'), flags.FLAGS[name].value)
-  trained = run(from_dict(TrainConfig, values), _WORKDIR.value)
+  config = from_dict(TrainConfig, values)
+  launch.cache_compiled(Path(_WORKDIR.value) / 'compiled')
+  trained = run(config, _WORKDIR.value)
   if jax.process_index() == 0:
     print(_summary(trained))
 

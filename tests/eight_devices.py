@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ntk_jax.data.batch import Batch
+from ntk_jax.long_ce import LongCE
 from ntk_jax.model import Controls, ModelConfig, init_params
 from ntk_jax.objective import Objective, losses
 from ntk_jax.rope.spec import RopeSpec
@@ -74,7 +75,14 @@ CASES: dict[str, tuple[ModelConfig, MeshConfig, bool]] = {
     MeshConfig(data=2, fsdp=2, tensor=2),
     True,
   ),
+  'LongCE': (
+    dataclasses.replace(PLAIN, logit_soft_cap=5.0),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    True,
+  ),
 }
+# Windows of 5 tokens, that a tensor axis of 2 fills up to 6.
+LONG_CE = LongCE(short=3, stride=2, gamma=2.0)
 
 
 def batch_of(packed: bool) -> Batch:
@@ -93,7 +101,10 @@ def batch_of(packed: bool) -> Batch:
 
 
 def run(
-  model: ModelConfig, mesh_config: MeshConfig | None, packed: bool
+  model: ModelConfig,
+  mesh_config: MeshConfig | None,
+  packed: bool,
+  long_ce: LongCE | None = None,
 ) -> Any:
   """(loss, gradients, sums), and the compiled program."""
   batch, params = batch_of(packed), init_params(jax.random.key(0), model)
@@ -111,6 +122,12 @@ def run(
       kv_keep=rng.random((B, T)) < 0.7,
       kept=kept.astype(np.int32),
     )
+    if long_ce is not None:
+      controls = controls._replace(
+        kept=None,
+        emphasis=rng.random((B, T)).astype(np.float32),
+        long_ce=np.bool_(True),
+      )
   mesh = None
   if mesh_config is not None:
     mesh = make_mesh(mesh_config)
@@ -118,7 +135,7 @@ def run(
       params, param_specs(params, mesh, model.kv_heads), mesh
     )
     batch = place_local(batch, jax.tree.map(batch_spec, batch), mesh)
-  objective = Objective(model, z_loss=1e-3, chunk=8)
+  objective = Objective(model, z_loss=1e-3, chunk=8, long_ce=long_ce)
 
   def loss(params: Any, batch: Batch) -> Any:
     sums = losses(
@@ -136,8 +153,9 @@ def main() -> None:
   """Prints one JSON object, a key per case."""
   found: dict[str, Any] = {}
   for name, (model, mesh_config, packed) in CASES.items():
-    value, grads, sums, text, mesh = run(model, mesh_config, packed)
-    wanted, wanted_grads, wanted_sums, *_ = run(model, None, packed)
+    long_ce = LONG_CE if name == 'LongCE' else None
+    value, grads, sums, text, mesh = run(model, mesh_config, packed, long_ce)
+    wanted, wanted_grads, wanted_sums, *_ = run(model, None, packed, long_ce)
     errors = jax.tree.map(
       lambda a, b: float(np.abs(a - b).max() / np.abs(b).max()),
       grads,

@@ -19,6 +19,10 @@ SHAPES = ('linear', 'root', 'exponential', 'cosine', 'sine', 'step')
 class Pace:
   """A length for every moment of a run, with all settings resolved.
 
+  A shape has the full length from `over` on, whatever multiples there are;
+  DeepSpeed's rule waits until a multiple above the full length is due. Its
+  steps count from 1, these from 0.
+
   Attributes:
     run: that it is for.
     kind: one of SHAPES, 'stages' (each of `lengths` from its time on) or

@@ -37,7 +37,8 @@ class GrowthConfig:
       doubling   start, 2 start, 4 start, ..: each for as long as a straight
                  ramp lies between it and its double
       discrete   each of `lengths`, from `at` on
-      grow_p2    cycles through `lengths`, the short ones first in each
+      grow_p2    cycles through `lengths`, each with the same share of the
+                 steps, the short ones mostly first
       threshold quality
                  each of `lengths`, until measurements say that it is learned
 
@@ -45,7 +46,8 @@ class GrowthConfig:
     kind: one of those.
     lengths: of the stages (discrete, grow_p2, threshold, quality), increasing;
       the last is the full length.
-    start: the first length of a shape and of doubling.
+    start: the first length of a shape (rounded up to a multiple) and of
+      doubling.
     multiple: lengths are multiples of it, but for the full one.
     unit: of `over` and `at`: 'fraction' of the run's steps, 'steps', 'tokens'
       read or 'epochs'.
@@ -67,6 +69,10 @@ class GrowthConfig:
     boundary_scale: of 'dip'.
     seed: of the order of grow_p2.
     quality: of the kinds 'threshold' and 'quality'.
+
+  Source: shapes, DeepSpeed's curriculum scheduler (root, linear, discrete)
+  and SkyLadder (arXiv 2503.15450), whose best runs grow for 64 % of their
+  tokens; doubling, OLMo-core; grow_p2, arXiv 2405.13226.
   """
 
   kind: str = 'constant'

@@ -224,7 +224,9 @@ def evaluate(
   Returns:
     Scores of every row.
   """
-  read = functools.partial(_read, params, config, advance, rows.symbols, mesh)
+  read = functools.partial(
+    read_rows, params, config, symbols=rows.symbols, mesh=mesh, advance=advance
+  )
   lengths = rows.lengths
   text_lengths = lengths if _per_length(scheme) else lengths[-1:]
   bits = {}
@@ -244,20 +246,35 @@ def evaluate(
   return Scores(np.stack(loss, 1), np.stack(hits, 1), bits[lengths[-1]])
 
 
-def _read(
+def read_rows(
   params: Params,
   config: ModelConfig,
-  advance: Callable[[int], None],
-  symbols: Symbols,
-  mesh: Mesh | None,
   schemes: Schemes,
-  tokens: NDArray,
-  targets: NDArray,
-) -> tuple[NDArray, NDArray]:
-  """`score_rows` over a few rows at a time, one shape per length.
+  tokens: Int32[NDArray, 'B T'],
+  targets: Int32[NDArray, 'B T'],
+  *,
+  symbols: Symbols = BYTES,
+  mesh: Mesh | None = None,
+  advance: Callable[[int], None] = lambda tokens: None,
+) -> tuple[Float32[NDArray, 'B T'], Float32[NDArray, 'B T']]:
+  """`score_rows` over a few rows at a time, one shape per length, on the host.
 
   Every part of a mesh takes as many rows: the first stands in for those that
-  are missing.
+  are missing. Every process of a pod gives the same rows and has all scores.
+
+  Args:
+    params: the model.
+    config: its shape.
+    schemes: rope method, temperature and window; or one for each number of
+      the layer plan.
+    tokens: rows of ids.
+    targets: what follows each of them.
+    symbols: how retrieval is asked, as in `TestRows`.
+    mesh: devices that the model lies on, or None for one.
+    advance: called with the number of tokens after every forward pass.
+
+  Returns:
+    Loss in bits, and 1 where the best of the 16 values is the target.
   """
   rows, length = tokens.shape
   sizes = axes_of(mesh)
@@ -284,7 +301,16 @@ def _read(
       symbols=symbols,
       mesh=mesh,
     )
-    outs.append(jax.device_get(out))
+    outs.append(_fetched(out))
     advance(min(at_once, rows - i) * length)
   bits, hits = zip(*outs)
   return np.concatenate(bits)[:rows], np.concatenate(hits)[:rows]
+
+
+def _fetched(arrays: tuple[Array, Array]) -> tuple[NDArray, NDArray]:
+  """On the host, whole: parts may lie with other processes."""
+  if all(array.is_fully_addressable for array in arrays):
+    return jax.device_get(arrays)
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(arrays, tiled=True)

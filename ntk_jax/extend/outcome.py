@@ -23,8 +23,9 @@ from ntk_jax.extend.answer import choose
 from ntk_jax.extend.methods import Candidate
 from ntk_jax.extend.problem import Line, problem_facts
 from ntk_jax.extend.rank import Standing, base_retrieval, rank
-from ntk_jax.extend.resolved import resolved_scheme, versions
+from ntk_jax.extend.resolved import resolved_scheme
 from ntk_jax.extend.settings import ExtendConfig, fast
+from ntk_jax.metrics.versions import versions
 from ntk_jax.model import parameter_count
 from ntk_jax.train import Trained
 

@@ -8,11 +8,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from ntk_jax.checkpoint import Checkpoints, write_atomic
-from ntk_jax.config import from_dict, to_plain
+from ntk_jax.checkpoint import write_atomic
+from ntk_jax.config import to_plain
 from ntk_jax.data.files import PIECE
 from ntk_jax.data.text import load_corpus, spread_rows
 from ntk_jax.data.tokenize import load_tokenizer, tokenize
@@ -21,10 +20,8 @@ from ntk_jax.evaluation.intervals import Bootstrap
 from ntk_jax.evaluation.score import Scores, TestRows, evaluate
 from ntk_jax.extend.methods import Setting, candidate
 from ntk_jax.metrics import Progress
-from ntk_jax.model.params import Params
 from ntk_jax.scheme import Scheme
-from ntk_jax.train.job import initial_state
-from ntk_jax.train.loop import STEPS
+from ntk_jax.train.finished import read_config, read_params
 from ntk_jax.train.schemes import SchemeConfig
 from ntk_jax.train.settings import TrainConfig
 
@@ -95,34 +92,6 @@ def rescore(workdir: str | Path, config: RescoreConfig) -> dict[str, Any]:
   write_atomic(folder / 'evaluation.json', text.encode())
   progress.close(f'scores: {folder / "evaluation.json"}')
   return result
-
-
-def read_config(folder: Path) -> tuple[TrainConfig, str]:
-  """The config that a run was made with, and the fingerprint of its corpus.
-
-  Raises:
-    ConfigError: if there is none.
-  """
-  try:
-    note = json.loads((folder / 'config.json').read_text())
-    config = from_dict(TrainConfig, note['config'])
-    return config, note['corpus']['fingerprint']
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ConfigError(
-      f'workdir {str(folder)!r} holds no run of experiments.train ({error})'
-    ) from error
-
-
-def read_params(
-  folder: Path, run: TrainConfig, step: int | None
-) -> tuple[Params, int]:
-  """Parameters of a checkpoint, the newest whole one if none is named."""
-  like = jax.eval_shape(lambda: initial_state(run.step, run.seed, None))
-  with Checkpoints(folder / STEPS) as checkpoints:
-    found = checkpoints.restore(like, step=step)
-  if found is None:
-    raise ConfigError(f'{folder / STEPS} has no checkpoint yet')
-  return found.tree.params, found.step
 
 
 def held_out_rows(

@@ -1,16 +1,11 @@
-"""What a scheme comes to at a length, and the machine it ran on, as data."""
+"""What a scheme comes to at a length, as data."""
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from ntk_jax import __version__
 from ntk_jax.config import to_plain
 from ntk_jax.rope.methods import METHODS
 from ntk_jax.rope.spec import RopeSpec
@@ -71,29 +66,6 @@ def _temperature(scheme: Scheme) -> dict[str, Any] | None:
   if isinstance(temperature, Temperature):
     return {'kind': temperature.kind, **to_plain(dict(temperature.settings))}
   return None if temperature is None else {'kind': repr(temperature)}
-
-
-def versions() -> dict[str, str]:
-  """What computed the numbers: packages, system, processor, backend."""
-  device = jax.devices()[0]
-  return {
-    'ntk_jax': __version__,
-    'python': platform.python_version(),
-    **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')},
-    'system': f'{platform.system()} {platform.machine()}',
-    'processor': _processor(),
-    'backend': f'{device.platform} ({device.device_kind})',
-  }
-
-
-def _processor() -> str:
-  """The model of the CPU, as far as the system tells."""
-  try:
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-  except OSError:  # not Linux
-    return platform.processor() or 'unknown'
-  named = [line for line in lines if line.startswith('model name')]
-  return named[0].partition(':')[2].strip() if named else platform.machine()
 
 
 def _digits(values: NDArray | float) -> Any:

@@ -40,7 +40,8 @@ def compiles_here() -> Compiles:
 
 @functools.cache
 def _listen() -> None:
-  jax.monitoring.register_event_duration_secs_listener(_heard)
+  listener: Any = _heard  # (of the event, its seconds, and more)
+  jax.monitoring.register_event_duration_secs_listener(listener)
 
 
 def _heard(event: str, seconds: float, **_: Any) -> None:

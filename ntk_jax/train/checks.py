@@ -76,7 +76,7 @@ def growth_problems(config: TrainConfig) -> list[str]:
     'regularize': config.regularize.problems(
       length=full, vocab=model.vocab, layers=model.layers
     ),
-    'probe': config.probe.problems(full),
+    'probe': config.probe.problems(),
   }
   wrong = [f'{name}: {text}' for name, texts in parts.items() for text in texts]
   begun = [stage.from_length for stage in config.stages]

@@ -102,12 +102,12 @@ class Growing:
 
   def due(self, done: int) -> bool:
     """At the schedule's checks, and where held-out text is measured."""
-    every = self._schedule.check_every
-    return bool(every and done % every == 0) or self._measured(done)
+    return self._checks(done) or self._measures(done)
 
   def measure(self, done: int, params: Params) -> dict[str, float]:
     """Held-out text and retrieval, if it is time."""
-    if self._probes is None or not self._measured(done):
+    asked = self._measures(done) or self._checks(done)
+    if self._probes is None or not asked:
       return {}
     length = self._stage.length
     later = self._schedule.upcoming(self._growth)
@@ -146,8 +146,14 @@ class Growing:
     grown = stage.begun == step > 0 and stage.length > stage.before
     return grown and self._schedule.backs_off
 
-  def _measured(self, done: int) -> bool:
-    every = self._stages.measure_every
+  def _checks(self, done: int) -> bool:
+    """Whether the schedule decides now."""
+    every = self._schedule.check_every
+    return bool(every and done % every == 0)
+
+  def _measures(self, done: int) -> bool:
+    """Whether the settings ask for held-out text now."""
+    every = self._stages.config.probe.every
     return bool(every and done % every == 0)
 
   def _inputs(self, batch: Batch, stage: Stage, step: int) -> Inputs:

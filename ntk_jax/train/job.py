@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 
 from ntk_jax.config import to_plain
 from ntk_jax.data.pipeline import Pipeline, corpus_of
+from ntk_jax.data.text import Corpus
+from ntk_jax.data.tokenize import tokenize
 from ntk_jax.errors import ConfigError
-from ntk_jax.evaluation.probes import Probes
+from ntk_jax.evaluation.probes import PROBES, Probes
 from ntk_jax.model.params import init_params
 from ntk_jax.sharding import make_mesh
 from ntk_jax.step import StepConfig, TrainState, init_state, state_shardings
@@ -60,9 +62,7 @@ def run(config: TrainConfig, workdir: str | Path) -> Trained:
     mesh,
     config.compile_ahead,
   )
-  probes = None
-  if stages.measure_every:
-    probes = Probes.of(config.probe, config.model, corpus, pipeline, mesh)
+  probes = _probes(stages, corpus, pipeline, mesh)
   watch = Watch(config, pipeline, folder, leads=host == 0)
   try:
     return fit(
@@ -75,6 +75,26 @@ def run(config: TrainConfig, workdir: str | Path) -> Trained:
     )
   finally:
     watch.close()
+
+
+def _probes(
+  stages: Stages, corpus: Corpus, pipeline: Pipeline, mesh: Mesh | None
+) -> Probes | None:
+  """What is measured on held-out text on the way, if anything."""
+  config, watches = stages.config, {*stages.schedule.watches}
+  if not config.probe.every and not watches & {*PROBES}:
+    return None
+  return Probes.of(
+    config.probe,
+    config.model,
+    tokenize(corpus.held_out, pipeline.tokenizer),
+    shortest=stages.shortest,
+    full=stages.run.length,
+    watches=watches,
+    symbols=pipeline.tokenizer.vocab if config.data.key_value else None,
+    full_schemes=config.build_schemes(),
+    mesh=mesh,
+  )
 
 
 def _about(config: TrainConfig, pipeline: Pipeline) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ntk_jax.curriculum.regularize import kept_count
 from ntk_jax.curriculum.sampling import RowPlan, length_shares, row_plan
-from ntk_jax.curriculum.schedule import boundary_rate, schedule_of
+from ntk_jax.curriculum.schedule import schedule_of, stage_rate
 from ntk_jax.curriculum.stage import LengthSchedule, Stage
 from ntk_jax.data.batch import Batch
 from ntk_jax.scheme import Scheme, SchemeArrays
@@ -60,9 +60,9 @@ class Stages:
     return rows.rows * rows.length
 
   @property
-  def measure_every(self) -> int:
-    """Steps between measurements of held-out text; 0 is never."""
-    return self.config.probe.every or self.schedule.check_every
+  def shortest(self) -> int:
+    """The length of the first stage."""
+    return self.schedule.stage(self.schedule.start()).length
 
   def host_rows(self, length: int, hosts: int) -> int:
     """Rows of a length that a host gives to a step."""
@@ -73,10 +73,7 @@ class Stages:
 
   def rate(self, stage: Stage, step: int) -> float:
     """The learning rate of a step."""
-    rate = self._rate(step) * stage.rate
-    if stage.begun:
-      rate *= boundary_rate(self.config.growth, step - stage.begun)
-    return rate
+    return self._rate(step) * stage_rate(self.config.growth, stage, step)
 
   @functools.cache  # noqa: B019 (a run has few lengths, and one of these)
   def schemes(self, length: int) -> tuple[Scheme, ...]:

@@ -13,7 +13,7 @@ from ntk_jax.config import from_dict, to_plain
 from ntk_jax.curriculum.clock import UNITS, Clock, Run, whole
 from ntk_jax.curriculum.pace import SHAPES
 from ntk_jax.curriculum.quality import QualityConfig
-from ntk_jax.curriculum.schedule import schedule_of
+from ntk_jax.curriculum.schedule import LengthSchedule, schedule_of
 from ntk_jax.curriculum.settings import KINDS, GrowthConfig
 from ntk_jax.errors import ConfigError
 
@@ -60,6 +60,7 @@ def test_good_settings_pass(values: dict[str, Any]) -> None:
   config = GrowthConfig(**values)
   assert config.problems(RUN, KNOWN) == []
   schedule = schedule_of(config, RUN)
+  assert isinstance(schedule, LengthSchedule)
   stage = schedule.stage(schedule.start())
   assert config.bucket(stage.length, RUN) in config.row_shapes(RUN)
 

@@ -13,8 +13,6 @@ import devices
 import jax
 import numpy as np
 import pytest
-from train import growing_runs
-from train.growing_runs import CONFIG, changed, lines_of
 
 from ntk_jax.curriculum import Clock, GrowthConfig, Stage
 from ntk_jax.errors import CheckpointError
@@ -26,6 +24,8 @@ from ntk_jax.train import job as job_module
 from ntk_jax.train import loop as loop_module
 from ntk_jax.train import stages as stages_module
 from ntk_jax.train.kept import Kept
+from train import growing_runs
+from train.growing_runs import CONFIG, changed, lines_of
 
 LOSSES = 'loss', 'text', 'answers', 'near', 'grad_norm'
 
@@ -111,7 +111,8 @@ def test_one_row_shape_trains_as_rows_of_their_own(
 def test_inside_a_row_shape_nothing_is_compiled(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  once = chex.assert_max_traces(train_step.__wrapped__, 1)
+  plain: Any = train_step
+  once = chex.assert_max_traces(plain.__wrapped__, 1)
   jitted = jax.jit(
     once, static_argnames=('config', 'mesh'), donate_argnames='state'
   )
@@ -129,19 +130,19 @@ def test_the_next_row_shape_is_compiled_beside_the_steps(
   """Once it is ready, the first step at it waits for nothing."""
   in_thread: list[int] = []
 
-  class Ahead(loop_module.Ahead):
-    def _compile(self, *asked: Any) -> None:
+  class Patient(loop_module.Ahead):
+    def _compile(self, state: Any, inputs: Any, frozen: Any) -> None:
       before = compiles_here().count
-      super()._compile(*asked)
+      super()._compile(state, inputs, frozen)
       in_thread.append(compiles_here().count - before)
 
-    def run(self, *step: Any) -> Any:
-      after = super().run(*step)
+    def run(self, state: Any, inputs: Any, frozen: Any) -> Any:
+      after = super().run(state, inputs, frozen)
       for future in self._known.values():
         future.result()
       return after
 
-  monkeypatch.setattr(loop_module, 'Ahead', Ahead)
+  monkeypatch.setattr(loop_module, 'Ahead', Patient)
   jax.clear_caches()
   run(CONFIG, tmp_path)
   lines = read_lines(tmp_path / 'metrics.jsonl')
@@ -217,8 +218,8 @@ def test_a_growth_is_undone_and_resumed_to_the_bit(
 
 
 def test_what_was_kept_comes_back(tmp_path: Path) -> None:
-  state = {'x': np.arange(3.0), 'step': np.int32(4)}
-  like = jax.tree.map(np.zeros_like, state)
+  state: Any = {'x': np.arange(3.0), 'step': np.int32(4)}
+  like: Any = jax.tree.map(np.zeros_like, state)
   other = jax.tree.map(lambda x: x + 1, state)
   with Kept(tmp_path / 'kept', None) as kept:
     with pytest.raises(CheckpointError, match='no state from before step 3'):

@@ -16,6 +16,7 @@ import numpy as np
 
 from ntk_jax.accumulate import Sums, accumulate
 from ntk_jax.data.batch import NO_TARGET, Batch
+from ntk_jax.diagnostics.weights import normalised_entropy
 from ntk_jax.errors import ConfigError
 from ntk_jax.loss import chunked_cross_entropy
 from ntk_jax.mask import Mask
@@ -37,9 +38,7 @@ from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.sharding import Axes
 from ntk_jax.typing import (
   Array,
-  ArrayLike,
   Bool,
-  Float,
   Float32,
   Int32,
   NDArray,
@@ -146,55 +145,6 @@ def cut(tokens: int, length: int, queries: int = QUERIES) -> Pieces:
     far,
     places[spread.astype(int)].astype(np.int32),
   )
-
-
-def normalised_entropy(
-  q: Float[Array, 'B Q N H'],
-  k: Float[Array, 'B S K H'],
-  visible: Bool[Array, '*B Q S'],
-  *,
-  scale: float,
-  q_scale: ArrayLike = 1.0,
-  soft_cap: float | None = None,
-) -> Float32[Array, 'B Q N']:
-  """Entropy of attention weights over that of even ones, 0 to 1.
-
-      s_ij = cap(scale * a_i * q_i . k_j),  cap(x) = c tanh(x / c)
-      H_i / ln n_i,  H_i = ln sum_j exp(s_ij) - sum_j p_ij s_ij
-
-  over the n_i keys j that query i sees. In float32 and O(Q S) memory: meant
-  for a few queries. A query that sees one key or none has 1.
-
-  Args:
-    q: queries as attention takes them, rotated.
-    k: keys.
-    visible: which query sees which key, as `Mask.visible` gives it.
-    scale: multiplier of the logits.
-    q_scale: multiplier a of each query, broadcast to [B, Q, N].
-    soft_cap: bound c of the logits, or None.
-
-  Source: Su 2021 (kexue.fm/archives/8823) asks that it not change with n.
-
-  >>> k = jnp.log(jnp.array([0.5, 0.25, 0.25, 9.0])).reshape(1, 4, 1, 1)
-  >>> seen = jnp.array([[True, True, True, False]])
-  >>> print(normalised_entropy(jnp.ones((1, 1, 1, 1)), k, seen, scale=1.0))
-  [[[0.946...]]]
-  """
-  (B, Q, N, H), K, f32 = q.shape, k.shape[2], jnp.float32
-  a_BQN = jnp.broadcast_to(jnp.asarray(q_scale, f32), (B, Q, N))
-  q_BQKGH = (q.astype(f32) * a_BQN[..., None]).reshape(B, Q, K, N // K, H)
-  s_BQKGS = scale * jnp.einsum(
-    'bqkgh,bskh->bqkgs', q_BQKGH, k.astype(f32), precision='highest'
-  )
-  if soft_cap is not None:
-    s_BQKGS = soft_cap * jnp.tanh(s_BQKGS / soft_cap)
-  seen_BQS = jnp.broadcast_to(visible, (B, Q, k.shape[1]))
-  n_BQ = seen_BQS.sum(axis=-1)
-  s_BQKGS = jnp.where(seen_BQS[:, :, None, None], s_BQKGS, -jnp.inf)
-  p_BQKGS = jax.nn.softmax(s_BQKGS, axis=-1)
-  entropy = jax.scipy.special.entr(p_BQKGS).sum(axis=-1).reshape(B, Q, N)
-  ratio = entropy / jnp.log(n_BQ)[..., None]
-  return jnp.where(n_BQ[..., None] > 1, ratio, 1.0)
 
 
 @functools.partial(jax.jit, static_argnames='config')
