@@ -38,10 +38,9 @@ def bar(result: Plain) -> str:
     return 'Growth by loss was not among the arms.'
   most = result['rules']['bar']
   met = [meets(result, row) for row in rows]
-  head = {
-    True: 'Growth by loss meets the bar.',
-    False: 'Growth by loss does not meet the bar.',
-  }.get(met[0] if len(set(met)) == 1 else None, 'One of two meets the bar.')
+  head = 'One of two ways to grow by loss meets the bar.'
+  if len(set(met)) == 1:
+    head = f'Growth by loss {"meets" if met[0] else "does not meet"} the bar.'
   each = listed(
     f'`{row["name"]}` {_came(row["reach"]["cpu"])}'
     + (' (met)' if ok else ' (not met)')

@@ -166,7 +166,7 @@ def _ended(
     # The schemes of training: none of the arms has others at the end.
     schemes = settings.build_schemes()
     scores = evaluate(params, settings.model, schemes, rows)
-    note = {
+    note: dict[str, Any] = {
       'seconds': time.monotonic() - began,
       'parameters': parameter_count(params),
     }

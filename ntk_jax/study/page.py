@@ -37,8 +37,9 @@ def study_page(result: Plain) -> str:
     f'## At equal tokens, at {full}',
     'Bits per byte of held-out text in the second half of positions, the '
     'share of hidden values found, and both against constant length: paired '
-    'differences with 95% intervals over seeds and rows. A tie is an interval that contains 0, '
-    f'or less than {result["rules"]["same"]} bits or '
+    'differences with 95% intervals over seeds and rows. A tie is an interval '
+    'that contains 0, or less than '
+    f'{result["rules"]["same"]} bits or '
     f'{100 * result["rules"]["same_recall"]:g} points.',
     markdown_table(_scored(result)),
     '## Against what each arm stands on',

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ntk_jax.evaluation.intervals import Interval
 from ntk_jax.plot.study import save_study, study_curves, study_differences
 from ntk_jax.study.findings import arm_of, bar, limits, lists, recall_learned
+from ntk_jax.study.outcome import judged
 from ntk_jax.study.page import study_csv, study_page, study_table
 from study.made_study import ARMS, CONFIG, STEPS, Made, made_study
 
@@ -74,6 +76,32 @@ def test_paired_differences(
   assert found['verdict'] == verdict
   assert found['loss']['mean'] == pytest.approx(loss, abs=1e-3)
   assert found['loss']['high'] - found['loss']['low'] < 0.03
+
+
+def test_losses_are_of_the_second_half_and_of_all(
+  result: dict[str, Any],
+) -> None:
+  steps, other = arm(result, 'steps'), arm(result, 'constant')
+  assert steps['loss']['mean'] - steps['whole_loss']['mean'] == pytest.approx(
+    0.1, abs=1e-5
+  )
+  assert other['loss']['mean'] - steps['loss']['mean'] == pytest.approx(
+    0.5, abs=1e-3
+  )
+
+
+@pytest.mark.parametrize(
+  ('interval', 'word'),
+  [
+    (Interval(-0.2, -0.3, -0.1), 'better'),
+    (Interval(0.2, 0.1, 0.3), 'worse'),
+    (Interval(-0.2, -0.5, 0.1), 'tie'),
+    (Interval(0.2, 0.0, 0.5), 'tie'),
+    (Interval(0.02, 0.01, 0.03), 'tie'),
+  ],
+)
+def test_less_is_better_where_it_is_sure(interval: Interval, word: str) -> None:
+  assert judged(interval, 0.03) == word
 
 
 def test_a_small_difference_is_a_tie() -> None:
