@@ -159,7 +159,9 @@ class QualityConfig:
       'gain': ('probe/gain',),
       'ahead': ('probe/ahead', 'probe/recall'),
     }
-    names = [name for trigger in self.triggers for name in named[trigger]]
+    names = [
+      name for trigger in self.triggers for name in named.get(trigger, ())
+    ]
     names += ['text', 'near', 'skipped'] if self.back_offs else []
     return tuple(dict.fromkeys(names))
 
@@ -293,13 +295,14 @@ def stay_problems(
   ['threshold is -1.0 for answers, which no loss is below, with neither \
 max_stay nor reserve: the run would never grow; raise it, or set one of them']
   """
-  if wrong := config.problems():
-    return wrong
-  wrong = [
+  own = config.problems()
+  wrong = own + [
     str(unknown('watched metric', name, sorted(known_metrics)))
     for name in config.metrics(kind)
     if name not in known_metrics and name not in ('near', 'skipped')
   ]
+  if own:
+    return wrong
   unbounded = kind == 'threshold' and config.max_stay is None
   if unbounded and not config.reserve and not _reachable(config):
     wrong.append(

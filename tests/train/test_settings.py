@@ -237,3 +237,82 @@ def test_another_architecture_or_corpus_is_refused(tmp_path: Path) -> None:
   other = dataclasses.replace(tiny.data, seed=1)
   with pytest.raises(ConfigError, match=r'data\.fingerprint'):
     run(dataclasses.replace(tiny, data=other), tmp_path)
+
+
+def test_growth_is_refused_with_all_that_is_wrong() -> None:
+  said = message(
+    {
+      'growth': {
+        'kind': 'threshold',
+        'lengths': [32, 64],
+        'quality': {'watch': 'lozz', 'threshold': float('nan')},
+      },
+      'stages': [
+        {'from_length': 64, 'schemes': [{'method': 'yarn'}]},
+        {'from_length': 32, 'schemes': []},
+      ],
+      'sampling': {
+        'mixtures': [
+          {'from_length': 64, 'lengths': [64, 32], 'shares': [0.4, 0.4]}
+        ]
+      },
+      'regularize': {
+        'forget': 1.0,
+        'weight': 'position',
+        'weight_cap': 0.0,
+        'positions': 'pose',
+      },
+      'probe': {'rows': 0},
+    }
+  )
+  for words in (
+    'growth: threshold is nan, must be finite',
+    "growth: unknown watched metric 'lozz'",
+    'stages[0].schemes[0]: yarn needs factor',
+    'stages[1].schemes has 0, schemes 1',
+    'stages begin at lengths [64, 32]',
+    'sampling: mixtures[0]: shares are (0.4, 0.4)',
+    'regularize: forget is 1.0',
+    'regularize: weight_cap is 0.0',
+    'regularize: target_length is None with pose positions',
+    'probe: rows is 0, must be at least 1',
+  ):
+    assert words in said, said
+
+
+@pytest.mark.parametrize(
+  ('growth', 'words'),
+  [
+    ({'kind': 'discrete', 'lengths': [64, 32]}, 'each must be above'),
+    ({'kind': 'discrete', 'lengths': [24, 64]}, '24'),
+    ({'kind': 'discrete', 'lengths': [32, 128]}, 'must be the full length'),
+    ({'kind': 'discrete', 'lengths': [32, 64], 'at': [1.5]}, 'within the run'),
+    ({'kind': 'doubling', 'start': 24}, 'divided by a power of two'),
+    ({'kind': 'linear'}, 'start is missing'),
+    ({'kind': 'liner', 'start': 8}, "did you mean 'linear'?"),
+  ],
+)
+def test_lengths_that_cannot_be(growth: dict[str, Any], words: str) -> None:
+  assert words in message({'growth': growth})
+
+
+def test_an_epoch_is_known_once_the_text_is(tmp_path: Path) -> None:
+  growth = {'kind': 'discrete', 'lengths': [32, 64], 'unit': 'epochs'}
+  values = changed({'growth': growth | {'at': [0.5]}})
+  with pytest.raises(ConfigError, match=r'within the run.*epochs'):
+    run(from_dict(TrainConfig, values), tmp_path)
+  assert not (tmp_path / 'checkpoints').exists()
+
+
+DYNAMIC = {'method': 'dynamic', 'original_length': 32, 'factor': 2.0}
+
+
+def test_methods_by_length_take_skips_or_two_ropes() -> None:
+  assert 'mixed_rope, which tells' in message({'schemes': [DYNAMIC]})
+  skips = {'positions': 'pose', 'target_length': 256}
+  for more in ({'regularize': skips}, {'mixed_rope': 32}):
+    values = changed({'schemes': [DYNAMIC], **more})
+    from_dict(TrainConfig, values).validate(1)
+  assert 'mixed_rope: length is 64' in message(
+    {'schemes': [YARN], 'mixed_rope': 64}
+  )
