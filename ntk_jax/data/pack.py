@@ -274,10 +274,16 @@ def cut(batch: Batch, length: int) -> Batch:
       f'length is {length}: rows of {T} tokens are cut into rows of a length '
       'that divides it, at least 2'
     )
-  if length == T and (
-    batch.positions is None or not batch.positions[:, 0].any()
-  ):
+  if length == T and _begins_rows(batch):
     return batch
   rows = Batch(*(x.reshape(-1, length) for x in blocks(batch, length)))
   opened = rows.segments - rows.segments[:, :1] + np.int32(1)
   return rows._replace(segments=np.where(rows.segments > 0, opened, 0))
+
+
+def _begins_rows(batch: Batch) -> bool:
+  """Whether positions and segments of rows begin as those of whole ones."""
+  segments, positions = batch.segments, batch.positions
+  return (segments is None or bool((segments[:, 0] <= 1).all())) and (
+    positions is None or not positions[:, 0].any()
+  )

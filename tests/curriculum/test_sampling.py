@@ -37,8 +37,8 @@ def power(length: int) -> int:
 
 
 def plan(config: SamplingConfig, step: int = 0, **options: Any) -> RowPlan:
-  options = {'stage': GROWN, 'bucket': exactly, 'tokens': TOKENS} | options
-  return row_plan(config, step=step, **options)
+  fields: dict[str, Any] = {'stage': GROWN, 'bucket': exactly, 'tokens': TOKENS}
+  return row_plan(config, step=step, **(fields | options))
 
 
 def windows(found: RowPlan, tokens: int = TOKENS) -> np.ndarray:
@@ -224,17 +224,24 @@ def test_a_bucket_that_does_not_hold_it(bucket: Any) -> None:
 
 
 def mix(**change: Any) -> dict[str, Any]:
-  fields = {'from_length': 64, 'lengths': (64, 16), 'shares': (0.25, 0.75)}
+  fields: dict[str, Any] = {
+    'from_length': 64,
+    'lengths': (64, 16),
+    'shares': (0.25, 0.75),
+  }
   return {'mixtures': (LengthMix(**(fields | change)),)}
 
 
+RIGHT: list[dict[str, Any]] = [
+  {},
+  {'long_share': 0, 'long_probability': 1, 'short': 2, 'seed': 9},
+  {'mixtures': MIXES, 'long_probability': 0.5},
+  mix(lengths=(64, 32, 16), shares=(1 / 3, 1 / 3, 1 / 3)),
+]
+
+
 def test_settings_that_are_right() -> None:
-  for fields in (
-    {},
-    {'long_share': 0, 'long_probability': 1, 'short': 2, 'seed': 9},
-    {'mixtures': MIXES, 'long_probability': 0.5},
-    mix(lengths=(64, 32, 16), shares=(1 / 3, 1 / 3, 1 / 3)),
-  ):
+  for fields in RIGHT:
     assert SamplingConfig(**fields).problems(4096) == []
 
 
@@ -271,7 +278,8 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], says: str) -> None:
 
 @pytest.mark.unchecked
 def test_all_that_is_wrong_at_once() -> None:
-  fields = {'long_share': 3.0, 'short': 0, 'seed': -2} | mix(shares=(0.0, 0.5))
+  fields: dict[str, Any] = {'long_share': 3.0, 'short': 0, 'seed': -2}
+  fields |= mix(shares=(0.0, 0.5))
   assert len(SamplingConfig(**fields).problems(64)) == 5
 
 

@@ -84,6 +84,12 @@ def test_what_cannot_be_raised_stays() -> None:
   assert counts[[4, *range(6, 56)]].sum() == 6
 
 
+def test_long_is_longer() -> None:
+  lengths, sources = np.array([50, 51, 50, 50]), np.zeros(4, int)
+  counts = upsample_long(lengths, sources, longer_than=50, share=0.5, seed=0)
+  assert counts[1] == 2 and counts.sum() == 4
+
+
 def test_all_long() -> None:
   lengths, sources = np.array([100, 10, 10]), np.zeros(3, int)
   counts = upsample_long(lengths, sources, longer_than=50, share=1.0, seed=0)

@@ -120,6 +120,9 @@ def test_a_part_of_rows_begins_anew() -> None:
   found = cut(part, 12)
   assert found.positions[0].tolist() == [*range(8), *range(4)]
   assert found.segments[0].tolist() == [1] * 8 + [2] * 4
+  batch = packed([12, 8, 4], 24)  # a document begins there
+  found = cut(Batch(*(x[:, 12:] for x in batch)), 12)
+  assert found.segments[0].tolist() == [1] * 8 + [2] * 4
 
 
 @pytest.mark.parametrize('windows', [1, 0, -3, 13, [4, 4], [4, 13, 4], [[4]]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,19 +116,22 @@ def test_sources_count() -> None:
   assert tokens_by_document(together.plan, 66)[:3].sum() > 1200
 
 
+CHANGES: list[dict[str, Any]] = [
+  {},
+  {'long_share': 0.71},
+  {'long_from': 201},
+  {'long_share': None, 'long_from': None},
+  {'seed': 1},
+]
+
+
 def test_the_shares_name_the_stream() -> None:
   texts = corpus('a')
   names = {
     Pipeline.of(dataclasses.replace(CONFIG, **change), texts).fingerprint
-    for change in (
-      {},
-      {'long_share': 0.71},
-      {'long_from': 201},
-      {'long_share': None, 'long_from': None},
-      {'seed': 1},
-    )
+    for change in CHANGES
   }
-  assert len(names) == 5
+  assert len(names) == len(CHANGES)
 
 
 def test_no_document_is_long() -> None:

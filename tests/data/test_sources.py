@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntk_jax.data.batch import Batch
-from ntk_jax.data.pack import pack_row
+from ntk_jax.data.pack import blocks, pack_row
 from ntk_jax.data.retrieval import Passkey
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.data.sources import Sources
@@ -83,6 +83,19 @@ def test_rows_do_not_depend_on_their_batch() -> None:
       assert np.array_equal(x, y[start:stop])
   other = mix(batch, 0.4, 0.4, first_row=7, seed=1)
   assert not np.array_equal(whole.tokens, other.tokens)
+
+
+def test_blocks_are_numbered_like_rows() -> None:
+  """Also where the last of a row is shorter: 3 i + j in the stream."""
+  windows = np.full(40, 100)
+  batch = blocks(packed(40, (250,), 250), windows)
+  sources = Sources(DataConfig(key_value=0.5), ByteTokenizer())
+  mixed = sources.mix(batch, 7 + np.arange(40), windows)
+  turned = np.stack(
+    [mixed.answers[:, i : i + 100].any(axis=1) for i in (0, 100, 200)], axis=1
+  )
+  numbers = 3 * (7 + np.arange(40))[:, None] + np.arange(3)
+  assert np.array_equal(turned, numbers * (5**0.5 - 1) / 2 % 1 < 0.5)
 
 
 def test_the_batch_is_not_changed() -> None:
