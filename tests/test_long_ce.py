@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from model.oracle import OraclePlan, decoder
 
 from ntk_jax.curriculum.thinning import tokens_seen
@@ -26,9 +27,11 @@ from ntk_jax.long_ce import (
 )
 from ntk_jax.model import Controls, ModelConfig, Params, init_params
 from ntk_jax.model.transformer import hidden_states
-from ntk_jax.objective import Objective, losses
+from ntk_jax.objective import Objective, control_specs, losses
+from ntk_jax.optimizer import adamw
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
+from ntk_jax.step import StepConfig, init_state, train_step
 
 CONFIG = ModelConfig(
   vocab=17, dim=8, layers=2, heads=2, kv_heads=1, head_dim=4, mlp_dim=8
@@ -112,7 +115,7 @@ def weights_of(
 
 def test_weights_are_their_definition_on_packed_rows() -> None:
   batch, wanted = packed(), weights_by_hand()
-  found = np.asarray(weights_of(drawn(), batch))
+  found: Any = np.asarray(weights_of(drawn(), batch))
   known = np.asarray(batch.targets) >= 0
   np.testing.assert_allclose(found[known], wanted[known], rtol=2e-4)
   assert (found > 0).all()
@@ -160,9 +163,8 @@ def test_windows_hold_what_the_rows_hold() -> None:
     q_scale=rng.random((B, T)).astype(np.float32),
   )
   told = Pass(batch, per_row, Controls(kv_keep=keep))
-  cut = windowed(told, HOW, multiple=4)
-  scheme: Any = cut.schemes[0]
-  assert cut.controls is not None
+  cut: Any = windowed(told, HOW, multiple=4)
+  scheme = cut.schemes[0]
   assert cut.batch.tokens.shape == (B * 4, 12)  # 9 filled up to 12
   for row in range(B):
     for w in range(4):
@@ -185,13 +187,14 @@ def test_windows_hold_what_the_rows_hold() -> None:
     attention_factor=np.ones(3, np.float32),
     q_scale=rng.random((3, T)).astype(np.float32),
   )
-  cut = windowed(Pass(batch, several, Controls(plan=plan)), HOW)
-  scheme = cut.schemes[0]
+  chosen: Any = windowed(Pass(batch, several, Controls(plan=plan)), HOW)
+  scheme = chosen.schemes[0]
   assert scheme.phases.shape == several.phases.shape
   assert scheme.q_scale.shape == (3, B * 4, 9)
   np.testing.assert_array_equal(scheme.q_scale[:, 5], several.q_scale[:, 5:14])
-  assert cut.controls is not None
-  np.testing.assert_array_equal(np.asarray(cut.controls.plan)[5], plan[1, 5:14])
+  np.testing.assert_array_equal(
+    np.asarray(chosen.controls.plan)[5], plan[1, 5:14]
+  )
 
 
 def test_the_default_gives_each_target_k_to_2k_tokens() -> None:
@@ -272,7 +275,8 @@ def test_it_begins_without_another_program() -> None:
     )
     for x in (np.bool_(False), np.bool_(True))
   )
-  assert SLOPES._cache_size() <= 3  # one of them for both, and both above
+  compiled: Any = SLOPES
+  assert compiled._cache_size() <= 3  # one for both, and two above
   plain = SLOPES(drawn(), batch, None, objective=OBJECTIVE)
   np.testing.assert_allclose(off[0][0], plain[0][0], rtol=1e-6)
   for a, b in zip(jax.tree.leaves(off[1]), jax.tree.leaves(plain[1])):
@@ -317,3 +321,21 @@ def test_factors_have_mean_one_by_weight() -> None:
   # Factors of nothing but 0, or of no target at all, change nothing.
   np.testing.assert_array_equal(mean_one(0 * factors, weights), weights)
   np.testing.assert_array_equal(mean_one(factors, 0 * weights), 0 * weights)
+
+
+def test_what_is_of_no_row_goes_to_every_part_and_device() -> None:
+  told = Controls(
+    window=np.array([3, 9], np.int32),
+    emphasis=EMPHASIS,
+    long_ce=np.bool_(True),
+  )
+  specs = control_specs(told)
+  assert specs.window == specs.long_ce == PartitionSpec()
+  assert specs.emphasis == PartitionSpec(('data', 'fsdp'), None)
+  objective = dataclasses.replace(OBJECTIVE, long_ce=HOW)
+  config = StepConfig(objective, adamw(), microbatches=2)
+  state = jax.eval_shape(lambda: init_state(drawn(), config))
+  run = functools.partial(train_step, config=config)
+  rate = np.float32(0)
+  after, _ = jax.eval_shape(run, state, packed(), SCHEME, rate, told)
+  assert jax.tree.structure(after) == jax.tree.structure(state)

@@ -45,15 +45,15 @@ def test_everything_goes_together_and_nothing_is_on() -> None:
   assert RegularizeConfig().off
   values = to_plain(RegularizeConfig(**EVERYTHING))
   assert from_dict(RegularizeConfig, values) == RegularizeConfig(**EVERYTHING)
-  for name, value in (
-    ('keep_start', 0.5),
-    ('forget', 0.1),
-    ('mask_inputs', 0.1),
-    ('weight', 'position'),
-    ('long_ce', True),
-    ('positions', 'random'),
-  ):
-    assert not RegularizeConfig(**{name: value}).off
+  ways: tuple[dict[str, Any], ...] = (
+    {'keep_start': 0.5},
+    {'forget': 0.1},
+    {'mask_inputs': 0.1},
+    {'weight': 'position'},
+    {'long_ce': True},
+    {'positions': 'random'},
+  )
+  assert not any(RegularizeConfig(**settings).off for settings in ways)
 
 
 @pytest.mark.parametrize(
