@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ntk_jax.curriculum.draws import (
+  RowDraws,
+  distinct_places,
+  drawn_subsets,
+)
 from ntk_jax.errors import ConfigError
 from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.temperature.scalars import check_integer
-from ntk_jax.typing import Bool, Float64, Int, Int32, NDArray
-
-# Keeps these draws apart from others of the same seed, step and row.
-_STREAM = int.from_bytes(b'skip')
+from ntk_jax.typing import Bool, Int, Int32, NDArray
 
 
 def pose_rows(
@@ -74,10 +76,10 @@ def pose_rows(
   starts, stops, last = starts[whole], stops[whole], last[whole]
   if chunks == 1 or not len(starts):
     return positions.copy()
-  rows = _Rows(seed, first_row, starts // positions.shape[1])
+  rows = RowDraws(seed, first_row, starts // positions.shape[1])
   u_DC2 = rows.uniform(np.full(len(starts), 2 * (chunks - 1)))
   u_DC2 = u_DC2.reshape(len(starts), chunks - 1, 2)
-  cuts_DC = _distinct(u_DC2[..., 0], stops - starts - 1)
+  cuts_DC = distinct_places(u_DC2[..., 0], stops - starts - 1)
   most_D1 = (target_length - last)[:, None]
   skips_DC = np.sort((u_DC2[..., 1] * most_D1).astype(np.int64), axis=1)
   steps = np.zeros(positions.size + 1, np.int64)
@@ -121,8 +123,8 @@ def random_rows(
   starts, stops, _ = _checked(positions, segments, target_length)
   found = positions.copy()
   if len(starts):
-    rows = _Rows(seed, first_row, starts // positions.shape[1])
-    drawn = _subsets(rows, stops - starts, target_length)
+    rows = RowDraws(seed, first_row, starts // positions.shape[1])
+    drawn = drawn_subsets(rows, stops - starts, target_length)
     found[_real(positions, segments)] = drawn
   return found
 
@@ -177,27 +179,6 @@ def document_spans(
   return starts, stops
 
 
-class _Rows:
-  """A generator for each row that has documents, drawn from in their order."""
-
-  def __init__(
-    self, seed: Sequence[int], first_row: int, row_D: Int[NDArray, 'D']
-  ) -> None:
-    """Takes the row of each document, not falling."""
-    rows, self._index_D = np.unique(row_D, return_inverse=True)
-    self._generators = [
-      np.random.default_rng([*seed, first_row + int(row), _STREAM])
-      for row in rows
-    ]
-
-  def uniform(self, counts_D: Int[NDArray, 'D']) -> Float64[NDArray, 'N']:
-    """So many numbers from [0, 1) for each document, one after another."""
-    totals = np.bincount(self._index_D, counts_D).astype(np.int64).tolist()
-    return np.concatenate(
-      [rng.random(count) for rng, count in zip(self._generators, totals)]
-    )
-
-
 def _real(
   positions: Int[NDArray, 'B T'], segments: Int[NDArray, 'B T'] | None
 ) -> Bool[NDArray, 'B T']:
@@ -233,43 +214,3 @@ def _checked(
       f'{target_length}: it must be at least the length of rows'
     )
   return starts, stops, last
-
-
-def _distinct(
-  u_DC: Float64[NDArray, 'D C'], count_D: Int[NDArray, 'D']
-) -> Int[NDArray, 'D C']:
-  """C of 1 ... count, every set of them as likely, in order (Floyd 1987)."""
-  chosen = np.zeros(u_DC.shape, np.int64)
-  size = u_DC.shape[1]
-  for c in range(size):
-    most = count_D - size + c + 1
-    pick = 1 + (u_DC[:, c] * most).astype(np.int64)
-    taken = (chosen[:, :c] == pick[:, None]).any(axis=1)
-    chosen[:, c] = np.where(taken, most, pick)
-  return np.sort(chosen, axis=1)
-
-
-def _subsets(
-  rows: _Rows, sizes_D: Int[NDArray, 'D'], target: int
-) -> Int[NDArray, 'N']:
-  """For each document a set of so many of 0 ... target - 1, in order.
-
-  Draws what is missing until nothing is, which treats all numbers alike; of a
-  document that takes more than half of them, those that it leaves out.
-  """
-  documents = len(sizes_D)
-  dense = 2 * sizes_D > target
-  wanted = np.where(dense, target - sizes_D, sizes_D)
-  keys, missing = np.zeros(0, np.int64), wanted
-  while missing.any():
-    drawn = (rows.uniform(missing) * target).astype(np.int64)
-    drawn += np.repeat(np.arange(documents) * target, missing)
-    keys = np.sort(np.concatenate([keys, drawn]))  # np.unique is far slower
-    keys = keys[np.diff(keys, prepend=-1) > 0]
-    missing = wanted - np.bincount(keys // target, minlength=documents)
-  if dense.any():
-    every = np.flatnonzero(dense)[:, None] * target + np.arange(target)
-    kept = keys[~dense[keys // target]]
-    left = np.setdiff1d(every, keys, assume_unique=True)
-    keys = np.sort(np.concatenate([kept, left.reshape(-1)]))
-  return keys % target

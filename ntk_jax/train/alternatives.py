@@ -11,7 +11,7 @@ At inference the same rule is: rescaled if, and only if, the highest position
 + 1 that a sequence sees is beyond L0, and what a cache holds is read again
 when that changes. `Scheme.arrays(length)` and `generate` do so for methods
 whose frequencies depend on length (`Scheme.per_length`). A fixed method knows
-no original: `two_sided` makes a scheme of that kind of both.
+no original: `two_sided` of `two_sides.py` makes a scheme of that kind of both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 from ntk_jax.curriculum.skips import document_spans
 from ntk_jax.data.batch import Batch
 from ntk_jax.errors import ConfigError
-from ntk_jax.rope.frequencies import default_frequencies
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme, SchemeArrays
 from ntk_jax.typing import Bool, Float32, Int, Int32, NDArray
@@ -48,17 +47,20 @@ class MixedRope:
     original_length: int,
     length: int,
   ) -> None:
-    """Takes what `usable` finds nothing wrong with.
+    """Takes what `usable` finds nothing wrong with, at any length.
 
     Args:
       schemes: of the layer plan, for documents beyond L0.
       originals: as many, for documents of up to L0.
       original_length: L0 in tokens.
-      length: that a rescaled method sees: the target's.
+      length: that a rescaled method sees: the target's. At or below L0, as
+        in the first stages of a growing run, no document is long; the arrays
+        keep their shapes.
 
     Raises:
-      ConfigError: what `usable` says.
+      ConfigError: what `usable` says of any length beyond L0.
     """
+    length = max(length, original_length + 1)
     wrong = usable(schemes, originals, original_length, length)
     if wrong:
       raise ConfigError('; '.join(wrong))
@@ -205,7 +207,7 @@ def original_of(
   """
   if scheme.per_length:
     return scheme
-  if not _is_one(scheme, original_length):
+  if not unscaled_below(scheme, original_length):
     raise ConfigError(
       f'temperature {scheme.temperature!r} is not 1 at all positions below '
       f'original_length, {original_length}: the original scheme is not known; '
@@ -222,61 +224,15 @@ def original_of(
   return Scheme(plain, scheme.temperature, scheme.window)
 
 
-def two_sided(
-  scheme: Scheme, original: Scheme, original_length: int, length: int
-) -> Scheme:
-  """One scheme for inference that does what mixed training did.
+def unscaled_below(scheme: Scheme, length: int) -> bool:
+  """Whether a scheme's temperature changes nothing at positions below a length.
 
-  LongRoPE's form: the original frequencies for a sequence of up to L0, the
-  rescaled of `length` beyond. Evaluation, generation and export know it.
-
-  Args:
-    scheme: of documents beyond L0.
-    original: of documents of up to L0.
-    original_length: L0 in tokens.
-    length: that the rescaled method saw.
-
-  Raises:
-    ConfigError: what `usable` says; frequencies of 0, which no divisor gives;
-      factors of cos and sin, or temperatures, that differ between the sides.
-
-  >>> linear = Scheme(RopeSpec('linear', 4, factor=4.0))
-  >>> both = two_sided(linear, Scheme(RopeSpec('default', 4)), 8, 32)
-  >>> both.spec.frequencies(np.array([8, 9]))[0]
-  array([[1.    , 0.01  ],
-         [0.25  , 0.0025]])
+  >>> from ntk_jax.temperature import Temperature
+  >>> logn = Scheme(RopeSpec('default', 8), Temperature('logn', length=32))
+  >>> unscaled_below(logn, 32), unscaled_below(logn, 33)
+  (True, False)
   """
-  wrong = usable([scheme], [original], original_length, length)
-  sides = original.spec.frequencies(None), scheme.spec.frequencies(length)
-  (short, factor), (long, long_factor) = sides
-  if not (short.all() and long.all()):
-    wrong.append('pairs of frequency 0 have no divisor')
-  if factor != long_factor:
-    wrong.append(
-      f'cos and sin are multiplied by {factor:g} up to {original_length} '
-      f'tokens and by {long_factor:g} beyond: a scheme has one factor; set '
-      'attention_factor of both alike'
-    )
-  if original.temperature != scheme.temperature and not (
-    original.temperature is None and _is_one(scheme, original_length)
-  ):
-    wrong.append('the temperatures of the two sides differ')
-  if wrong:
-    raise ConfigError('; '.join(wrong))
-  spec = scheme.spec
-  share = spec.partial_rotary_factor
-  plain = default_frequencies(spec.theta, spec.rotary_dim)
-  longrope = RopeSpec(
-    'longrope',
-    spec.head_dim,
-    theta=spec.theta,
-    partial_rotary_factor=1.0 if spec.method == 'proportional' else share,
-    original_length=original_length,
-    factor=length / original_length,
-    attention_factor=float(factor),
-    options={'short_factor': plain / short, 'long_factor': plain / long},
-  )
-  return Scheme(longrope, scheme.temperature, scheme.window)
+  return bool((_multipliers(scheme, np.arange(length)) == 1).all())
 
 
 def _unlike(
@@ -300,11 +256,6 @@ def _unlike(
       'layer has one'
     )
   return wrong
-
-
-def _is_one(scheme: Scheme, length: int) -> bool:
-  """Whether a scheme's temperature changes nothing below a length."""
-  return bool((_multipliers(scheme, np.arange(length)) == 1).all())
 
 
 def _multipliers(

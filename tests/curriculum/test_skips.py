@@ -272,17 +272,20 @@ def stepped(params: Params, rows: Batch, arrays: Any) -> Any:
   return train_step(state, rows, arrays, np.float32(1e-2), config=STEP)
 
 
-def oracle_loss(params: Params, rows: Batch, plan: Any) -> float:
+def oracle_loss(
+  params: Params, rows: Batch, frequencies: tuple[Any, Any]
+) -> float:
   """The mean loss of skipped rows, by the decoder in float64."""
-  total = 0.0
-  for b, row in enumerate(rows.tokens):
-    at = plan._replace(q_scale=plan.q_scale(rows.positions[b]))
+  total, (inv_freq, factor) = 0.0, frequencies
+  for b, row in enumerate(np.asarray(rows.tokens)):
+    logn = np.maximum(np.log(rows.positions[b] + 1) / np.log(L0), 1)
+    at = OraclePlan(inv_freq, float(factor), logn)
     logits = decoder(
       params, MODEL, row, [at], rows.positions[b], rows.segments[b]
     )
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     total -= (rows.weights[b] * logp[np.arange(T), rows.targets[b]]).sum()
-  return total / rows.weights.sum()
+  return float(total / rows.weights.sum())
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -295,16 +298,10 @@ def test_every_method_trains_with_skips(params: Params, method: str) -> None:
   assert metrics.good
   assert (np.asarray(after.params.embed) != params.embed).any()
 
-  def logn(p: np.ndarray) -> np.ndarray:
-    return np.maximum(np.log(p + 1) / np.log(L0), 1)
-
-  inv_freq, factor = spec(method).frequencies(TARGET)
-  plan = OraclePlan(inv_freq, float(factor), logn)
-  wanted = oracle_loss(params, rows, plan)
+  wanted = oracle_loss(params, rows, spec(method).frequencies(TARGET))
   np.testing.assert_allclose(metrics.loss, wanted, rtol=2e-5)
   if scheme.per_length:  # as a short text it would be something else
-    own, factor = spec(method).frequencies(None)
-    other = oracle_loss(params, rows, OraclePlan(own, float(factor), logn))
+    other = oracle_loss(params, rows, spec(method).frequencies(None))
     assert abs(other - wanted) > 1e-4
 
 
@@ -312,12 +309,13 @@ def test_one_executable_for_all_methods_and_draws(params: Params) -> None:
   rows = batch()
   for method in ('default', 'dynamic', 'yarn'):
     stepped(params, rows, skipped_arrays([Scheme(spec(method))], 96, PLAIN))
-  count = train_step._cache_size()
+  program: Any = train_step
+  count = program._cache_size()
   for step, method in enumerate(METHODS):
     moved = pose_rows((1, step), PLAIN, rows.segments, TARGET, 1 + step % 4)
     arrays = skipped_arrays([Scheme(spec(method))], TARGET, moved)
     stepped(params, rows._replace(positions=moved), arrays)
-  assert train_step._cache_size() == count
+  assert program._cache_size() == count
 
 
 PLAIN = packed([[T], [11, 2, 9]], T)[0]

@@ -27,9 +27,10 @@ from ntk_jax.train.alternatives import (
   long_documents,
   original_of,
   positions_of,
-  two_sided,
+  unscaled_below,
   usable,
 )
+from ntk_jax.train.two_sides import two_sided
 from train import mixed_on_devices as small
 
 MODEL, L0, LENGTH, T = small.MODEL, small.L0, small.LENGTH, small.T
@@ -40,8 +41,8 @@ LISTS = {'short_factor': [1.0, 1.0, 1.1, 1.2], 'long_factor': [1.0, 2, 5, 8]}
 
 
 def spec(method: str, **fields: Any) -> RopeSpec:
-  given = {'original_length': L0, 'factor': 8.0} | fields
-  return RopeSpec(method, 8, **given)
+  given: dict[str, Any] = {'original_length': L0, 'factor': 8.0}
+  return RopeSpec(method, 8, **(given | fields))
 
 
 LONGROPE = Scheme(spec('longrope', options=LISTS))
@@ -160,7 +161,7 @@ def test_each_document_of_a_row_has_its_own_rope(params: Params) -> None:
         scale = logn if scheme.temperature else 1.0
         window = scheme.window or 10**9
         plans.append(OraclePlan(inv_freq, float(factor), scale, window))
-      tokens = batch.tokens[b, at : at + size]
+      tokens = np.asarray(batch.tokens)[b, at : at + size]
       wanted = decoder(params, MODEL, tokens, plans)
       here = found[b, at : at + size]
       np.testing.assert_allclose(here, wanted, rtol=0, atol=2e-4)
@@ -222,12 +223,6 @@ def test_skips_make_a_document_long(params: Params) -> None:
 
 PLAIN, YARN = small.PLAIN, Scheme(spec('yarn'))
 WRONG: dict[str, tuple[Any, Any, int, int]] = {
-  'length is 6: mixed rope needs one beyond original_length, 6': (
-    [YARN],
-    [PLAIN],
-    6,
-    6,
-  ),
   'original_length is 0, must be at least 1': ([YARN], [PLAIN], 0, 9),
   '2 original schemes for 1: give one for each': ([YARN], [PLAIN] * 2, 6, 9),
   r'schemes\[1\]: dynamic changes at its original_length, 6, and documents are '
@@ -259,6 +254,18 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
   assert len(found) == 4
 
 
+def test_no_document_is_long_before_rows_are() -> None:
+  """A run grows from L0 on: its first stage has the shapes of the others."""
+  pair, batch = PAIRS['per length'], small.rows_of([[6, 6, 4]])
+  arrays, plan = MixedRope(*pair, L0, L0)(batch)
+  later, _ = MixedRope(*pair, L0, LENGTH)(batch)
+  chex.assert_trees_all_equal_shapes_and_dtypes(arrays, later)
+  chex.assert_trees_all_equal(arrays[0], later[0])  # longrope: all lengths
+  assert not plan.any()
+  says = 'length is 6: mixed rope needs one beyond original_length, 6'
+  assert usable(*pair, L0, L0) == [says]  # but a whole run should reach some
+
+
 def test_methods_by_length_can_be_mixed_with_themselves() -> None:
   for pair in PAIRS.values():
     assert usable(*pair, L0, LENGTH) == []
@@ -268,6 +275,7 @@ def test_methods_by_length_can_be_mixed_with_themselves() -> None:
 
 
 def test_originals() -> None:
+  assert unscaled_below(PLAIN, 10**4)
   assert original_of(small.DYNAMIC, L0) is small.DYNAMIC
   assert original_of(small.YARN, L0) == Scheme(RopeSpec('default', 8), LOGN)
   ntk = Scheme(spec('ntk', theta=5e5, partial_rotary_factor=0.5), window=3)
