@@ -65,6 +65,7 @@ def step_need(
   moments: tuple[str, str] = ('float32', 'float32'),
   microbatches: int = 1,
   mesh: MeshConfig = MeshConfig(),  # noqa: B008 (frozen)
+  loss_chunk: int | None = None,
 ) -> Need:
   """The bytes of a training step on each device.
 
@@ -74,7 +75,14 @@ def step_need(
   with n = rows * length / microbatches tokens, c bytes of a number in the
   compute dtype and kept(remat) numbers that a layer keeps of a token:
   none 6 D + 2 N H + 4 K H + 4 F; dots 3 D + 2 N H + 2 K H + 2 F; attention
-  D + N H + N; full D. Logits are 3 * 4 * V * max(1024, 2^20 / V) bytes.
+  D + N H + N; full D. Logits are 3 * 4 * V * max(1024, 2^20 / V) bytes, or
+  of `loss_chunk` rows. With tiles of t tokens of the MLP (`model.mlp_chunk`)
+  F is not in kept, and a layer's pass is
+
+      1.3 c (a n kept(none) + 8 F min(t, n)) + 4 * 3 D F,
+
+  a = 1 for none and 2 for policies that make what they pass again; the
+  last term is the matrices' gradients, summed over tiles.
 
   Over a mesh all that is of parameters is divided by fsdp * tensor, n by data *
   fsdp * tensor and V by tensor; with fsdp the embeddings and one layer are
@@ -88,6 +96,7 @@ def step_need(
     moments: dtypes of the first and the second moment.
     microbatches: parts of a batch that are worked on one by one.
     mesh: devices along each axis.
+    loss_chunk: tokens of a device whose logits exist at a time, None chooses.
   """
   trained, frozen = trained_shapes(model, trainable)
   count = _count(trained)
@@ -95,8 +104,10 @@ def step_need(
   tokens = rows * length // (microbatches * mesh.batch * mesh.tensor)
   shards = mesh.fsdp * mesh.tensor
   number = tokens * compute.itemsize
-  passing = _TRANSIENT * number * kept(model, 'none')
-  logits = 3 * 4 * max(_ROWS * model.vocab // mesh.tensor, _LOGITS)
+  passing = _passing(model, tokens, compute.itemsize, mesh.tensor)
+  columns = model.vocab // mesh.tensor
+  chunk = loss_chunk or max(_ROWS, _LOGITS // columns)
+  logits = 3 * 4 * columns * min(chunk, tokens * mesh.tensor)
   gathered = 4 * _gathered(trained, model, mesh) + compute.itemsize * sum(
     _gathered(part, model, mesh) for part in (trained, frozen)
   )
@@ -112,8 +123,22 @@ def step_need(
     // shards,
     gradients=int((_UPDATE + spare) * 4 * count) // shards,
     activations=number * model.layers * kept(model, model.remat)
-    + max(int(passing), logits),
+    + max(passing, logits),
   )
+
+
+def _passing(
+  model: ModelConfig, tokens: int, itemsize: int, tensor: int
+) -> int:
+  """Bytes of one layer's backward pass."""
+  numbers = tokens * kept(model, 'none')
+  if model.mlp_chunk is None:
+    return int(_TRANSIENT * itemsize * numbers)
+  again = 1 if model.remat == 'none' else 2
+  tile = min(model.mlp_chunk, tokens * tensor)
+  hidden = 8 * model.mlp_dim * _experts_of_a_token(model) * tile // tensor
+  matrices = 3 * model.dim * model.mlp_dim * max(1, model.experts) // tensor
+  return int(_TRANSIENT * itemsize * (again * numbers + hidden)) + 4 * matrices
 
 
 def _gathered(part: Params, model: ModelConfig, mesh: MeshConfig) -> int:
@@ -128,13 +153,15 @@ def _gathered(part: Params, model: ModelConfig, mesh: MeshConfig) -> int:
 def kept(model: ModelConfig, remat: str) -> int:
   """Numbers that a layer keeps of a token for its backward pass.
 
+  Hidden channels of an MLP are not among them where it is tiled.
+
   >>> model = ModelConfig(vocab=9, dim=256, heads=8, kv_heads=4, mlp_dim=704)
   >>> {remat: kept(model, remat) for remat in ('none', 'full')}
   {'none': 5376, 'full': 256}
   """
   c = model
   D, q, kv = c.dim, c.heads * c.head_dim, c.kv_heads * c.head_dim
-  F = c.mlp_dim * (getattr(c, 'experts_per_token', 1) if _sparse(c) else 1)
+  F = c.mlp_dim * _experts_of_a_token(c) if c.mlp_chunk is None else 0
   return {
     'none': 6 * D + 2 * q + 4 * kv + 4 * F,
     'dots': 3 * D + 2 * q + 2 * kv + 2 * F,
@@ -144,8 +171,8 @@ def kept(model: ModelConfig, remat: str) -> int:
   }[remat]
 
 
-def _sparse(model: ModelConfig) -> bool:
-  return getattr(model, 'experts', 0) > 0
+def _experts_of_a_token(model: ModelConfig) -> int:
+  return model.experts_per_token if model.experts else 1
 
 
 def _count(part: Params) -> int:

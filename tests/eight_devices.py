@@ -60,6 +60,16 @@ CASES: dict[str, tuple[ModelConfig, MeshConfig, bool]] = {
     MeshConfig(data=2, fsdp=2, tensor=2),
     True,
   ),
+  'tiled': (
+    dataclasses.replace(EVERYTHING, layer_plan=(), remat='dots', mlp_chunk=5),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    False,
+  ),
+  'experts, tiled': (
+    dataclasses.replace(PLAIN, experts=4, mlp_chunk=9),
+    MeshConfig(fsdp=2, tensor=2, data=2),
+    False,
+  ),
   'experts': (
     dataclasses.replace(PLAIN, experts=4, tied=False),
     MeshConfig(data=2, fsdp=2, tensor=2),

@@ -7,6 +7,8 @@ Before a pair of matrices the stream is gathered, after it scattered.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.experts import experts, route
 from ntk_jax.model.layers import dense, gated, rms_norm
 from ntk_jax.model.remat import name
+from ntk_jax.model.tiles import by_tiles
 from ntk_jax.rope.rotate import apply_rope
 from ntk_jax.sharding import Axes, splits_kv
 from ntk_jax.typing import Array, ArrayLike
@@ -96,13 +99,13 @@ class Weights:
 
   def add(self, x: Array, key: str) -> Array:
     """`x W + b` of a matrix whose rows are split: summed, tokens split."""
-    y = self.summed(self._times(x, key))
+    return self.summed(self._times(x, key), key)
+
+  def summed(self, y: Array, key: str) -> Array:
+    """The sum over tensor of what each device adds, tokens split, + b."""
+    y = self.axes.scatter(y, 'tensor', 0)
     bias = self.layer.get(f'{key}_bias')
     return y if bias is None else y + bias.astype(y.dtype)
-
-  def summed(self, y: Array) -> Array:
-    """The sum over tensor of what each device adds, tokens split."""
-    return self.axes.scatter(y, 'tensor', 0)
 
   def norm(self, x: Array, key: str) -> Array:
     """The RMS norm of that name."""
@@ -167,18 +170,50 @@ def block(
 
 
 def _mlp(h: Array, weights: Weights) -> Array:
-  """The gated MLP of all tokens."""
-  gate, up = weights.project(h, 'gate'), weights.project(h, 'up')
-  return weights.add(gated(gate, up, weights.config.activation), 'down')
+  """The gated MLP of all tokens; no matrix of it has an adapter."""
+  keys = ('gate', 'up', 'down')
+  operands = {key: weights.matrix(key) for key in keys}
+  for key in ('gate_bias', 'up_bias'):
+    if key in weights.layer:
+      operands[key] = weights.layer[key]
+  one = functools.partial(_gated_mlp, weights.config.activation)
+  return weights.summed(_tiled(one, h, operands, weights.config), 'down')
+
+
+def _gated_mlp(activation: str, h: Array, operands: Layer) -> Array:
+  gate, up = (
+    dense(h, operands[key], operands.get(f'{key}_bias'))
+    for key in ('gate', 'up')
+  )
+  return dense(gated(gate, up, activation), operands['down'])
 
 
 def _experts(h: Array, weights: Weights) -> Array:
   """The MLP of experts: every device routes alike, and has a part of each."""
-  config = weights.config
-  router = weights.matrix('router', 'float32')
-  routes = route(h, router, config.experts_per_token)
-  gate, up, down = (weights.matrix(key) for key in ('gate', 'up', 'down'))
-  return weights.summed(experts(h, routes, gate, up, down, config.activation))
+  keys = ('gate', 'up', 'down')
+  operands = {key: weights.matrix(key) for key in keys}
+  operands['router'] = weights.matrix('router', 'float32')
+  one = functools.partial(_routed, weights.config)
+  return weights.summed(_tiled(one, h, operands, weights.config), 'down')
+
+
+def _routed(config: ModelConfig, h: Array, operands: Layer) -> Array:
+  routes = route(h, operands['router'], config.experts_per_token)
+  gate, up, down = (operands[key] for key in ('gate', 'up', 'down'))
+  return experts(h, routes, gate, up, down, config.activation)
+
+
+def _tiled(
+  function: Callable[[Array, Layer], Array],
+  h: Array,
+  operands: Layer,
+  config: ModelConfig,
+) -> Array:
+  """All tokens at once or by tiles; the matrices are gathered before."""
+  if config.mlp_chunk is None:
+    return function(h, operands)
+  y = by_tiles(function, config.mlp_chunk, h, operands)
+  return name(y, 'dot')
 
 
 def _normed(x: Array, weights: Weights, key: str) -> Array:

@@ -71,6 +71,9 @@ class ModelConfig:
       `ntk_jax.initializers.length_aware_gain`.
     precision: dtypes of parameters and of computation.
     remat: what a backward pass recomputes; a name of `ntk_jax.model.REMAT`.
+    mlp_chunk: most tokens of a device whose hidden channels of an MLP exist at
+      a time; its backward pass makes them again, whatever remat says. None is
+      all of them, kept as remat says.
   """
 
   vocab: int
@@ -102,6 +105,7 @@ class ModelConfig:
   out_gain: float = 1.0
   precision: Precision = Precision()
   remat: str = 'none'
+  mlp_chunk: int | None = None
 
   def __post_init__(self) -> None:
     """Makes the plan a tuple of ints, as a static argument has to be."""
@@ -131,6 +135,13 @@ class ModelConfig:
       value = getattr(self, name)
       if value is not None and not (math.isfinite(value) and value > 0):
         wrong.append(f'{name} is {value}, must be finite and above 0')
+    chunk = self.mlp_chunk
+    whole = isinstance(chunk, int) and not isinstance(chunk, bool)
+    if chunk is not None and not (whole and chunk >= 1):
+      wrong.append(
+        f'mlp_chunk is {chunk!r}, must be at least 1 token, or None for all '
+        'at once'
+      )
     if self.head_dim % 2:
       wrong.append(f'head_dim is {self.head_dim}, must be even for rope')
     if self.kv_heads > 0 and self.heads % self.kv_heads:

@@ -1,0 +1,259 @@
+"""What a training step takes of a device, by the compiler, before it runs.
+
+The step of every row shape that a run will meet is compiled from shapes alone:
+nothing is allocated, and a laptop compiles for a TPU that it does not have.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from ntk_jax.data.batch import Batch
+from ntk_jax.errors import ConfigError
+from ntk_jax.memory import Need, step_need
+from ntk_jax.model.params import init_params
+from ntk_jax.objective import scheme_specs
+from ntk_jax.scheme import SchemeArrays
+from ntk_jax.sharding import batch_spec, make_mesh, shardings
+from ntk_jax.step import init_state, state_shardings, train_step
+from ntk_jax.train.settings import TrainConfig
+
+# What libtpu asks of a machine that has no TPU: no metadata server, one host,
+# and other processes that have loaded it too.
+_WITHOUT_TPU = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+_FULL = 'RESOURCE_EXHAUSTED'
+
+
+class Compiled(NamedTuple):
+  """What a compiler says of a program, on each device.
+
+  Attributes:
+    arguments: bytes that are there before: state and batch.
+    outputs: bytes of results that take no argument's place.
+    temporaries: bytes in between.
+    host: bytes in the host's memory, where activations are offloaded.
+    flops: that the compiler counts, the body of a loop once; None if it does
+      not say.
+    seconds: that lowering and compiling took.
+  """
+
+  arguments: int
+  outputs: int
+  temporaries: int
+  host: int
+  flops: float | None
+  seconds: float
+
+  @property
+  def total(self) -> int:
+    """Arguments, outputs and temporaries, what is donated counted once."""
+    return self.arguments + self.outputs + self.temporaries
+
+
+class Forecast(NamedTuple):
+  """The step of one row shape.
+
+  Attributes:
+    rows: of a batch, on all devices.
+    length: tokens of a row.
+    need: by formula.
+    compiled: by the compiler; None where the target has too little memory.
+    refused: what the compiler said then.
+  """
+
+  rows: int
+  length: int
+  need: Need
+  compiled: Compiled | None
+  refused: str = ''
+
+
+def row_shapes(
+  config: TrainConfig, lengths: Sequence[int], batch: str = 'tokens'
+) -> list[tuple[int, int]]:
+  """(rows, length) of the batches that a run meets.
+
+  Args:
+    config: the run, whose `data` has the longest rows.
+    lengths: tokens of a row.
+    batch: what stays constant, 'tokens' or 'rows'.
+
+  Raises:
+    ConfigError: lengths that do not divide the tokens of a batch.
+  """
+  rows, longest = config.data.batch_rows, config.data.max_length
+  if batch == 'rows':
+    return [(rows, length) for length in lengths]
+  wrong = [n for n in lengths if n < 1 or rows * longest % n]
+  if wrong:
+    raise ConfigError(
+      f'lengths {wrong}: a batch has {rows} x {longest} tokens, so each must '
+      'be at least 1 and divide that number'
+    )
+  return [(rows * longest // length, length) for length in lengths]
+
+
+def forecast(
+  config: TrainConfig,
+  shapes: Sequence[tuple[int, int]] | None = None,
+  target: str | None = None,
+) -> list[Forecast]:
+  """Compiles the train step of each row shape and asks what it takes.
+
+      total = arguments + outputs - donated + temporaries
+
+  (`peak_memory` of the same analysis leaves temporaries out on a CPU.)
+
+  Args:
+    config: the run.
+    shapes: (rows, length) of its batches; None is that of its data.
+    target: a TPU topology to compile for, as `v5e:4x4`; None is the devices
+      that are there.
+
+  Raises:
+    ConfigError: a mesh that the devices do not fit; no libtpu; a topology that
+      libtpu does not know.
+  """
+  if shapes is None:
+    shapes = [(config.data.batch_rows, config.data.max_length)]
+  devices = None if target is None else topology(target)
+  if config.mesh.size > 1:
+    where: Any = make_mesh(config.mesh, devices)
+  else:
+    where = SingleDeviceSharding((devices or jax.devices())[0])
+  found = []
+  for rows, length in shapes:
+    need = step_need(
+      config.model,
+      rows,
+      length,
+      moments=(config.optimizer.mu_dtype, config.optimizer.nu_dtype),
+      microbatches=config.microbatches,
+      mesh=config.mesh,
+      loss_chunk=config.loss_chunk,
+    )
+    try:
+      compiled = _compiled(config, rows, length, where)
+    except jax.errors.JaxRuntimeError as error:
+      if _FULL not in str(error):
+        raise
+      found.append(Forecast(rows, length, need, None, _refusal(error)))
+    else:
+      found.append(Forecast(rows, length, need, compiled))
+  return found
+
+
+def topology(name: str) -> list[jax.Device]:
+  """The devices of a TPU that is not there, to compile for.
+
+  Args:
+    name: a kind and how its chips stand: `v5e:4x4`, `v5p:2x2x1`, `v6e:2x2`.
+
+  Raises:
+    ConfigError: if libtpu is not installed, or does not know the name.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise ConfigError(
+      f'target {name!r}: compiling for a TPU takes libtpu, which is not '
+      'installed; pip install "jax[tpu]" (Linux on x86_64), or leave the '
+      'target out for this machine'
+    )
+  if jax.default_backend() != 'tpu':
+    for variable, value in _WITHOUT_TPU.items():
+      os.environ.setdefault(variable, value)
+  try:
+    return list(topologies.get_topology_desc(name, 'tpu').devices)
+  except Exception as error:  # of many kinds, none of them public
+    said = ' '.join(str(error).split())
+    raise ConfigError(
+      f'target {name!r} is no TPU that libtpu can compile for: a kind and its '
+      f'chips, as v5e:4x4, v5p:2x2x1 or v6e:2x2 ({said[:200]})'
+    ) from error
+
+
+def _compiled(
+  config: TrainConfig, rows: int, length: int, where: Mesh | Any
+) -> Compiled:
+  start = time.perf_counter()
+  mesh = where if isinstance(where, Mesh) else None
+  program = train_step.lower(
+    *_arguments(config, rows, length, where), config=config.step, mesh=mesh
+  ).compile()
+  seconds = time.perf_counter() - start
+  found: Any = program.memory_analysis()
+  cost = program.cost_analysis()
+  return Compiled(
+    arguments=found.argument_size_in_bytes,
+    outputs=found.output_size_in_bytes - found.alias_size_in_bytes,
+    temporaries=found.temp_size_in_bytes,
+    host=found.host_argument_size_in_bytes
+    + found.host_output_size_in_bytes
+    - found.host_alias_size_in_bytes
+    + found.host_temp_size_in_bytes,
+    flops=cost.get('flops') if isinstance(cost, dict) else None,
+    seconds=seconds,
+  )
+
+
+def _arguments(
+  config: TrainConfig, rows: int, length: int, where: Any
+) -> tuple[Any, ...]:
+  """Shapes and places of what a step of packed rows is called with."""
+  step = config.step
+  state = jax.eval_shape(
+    lambda: init_state(init_params(jax.random.key(0), config.model), step)
+  )
+  ids, weights, answers = (
+    jax.ShapeDtypeStruct((rows, length), dtype)
+    for dtype in (np.int32, np.float32, np.bool_)
+  )
+  batch: Any = Batch(ids, ids, weights, answers, positions=ids, segments=ids)  # pyrefly: ignore[bad-argument-type]
+  schemes = _schemes(config, rows, length)
+  rate = jax.ShapeDtypeStruct((), np.float32)
+  if isinstance(where, Mesh):
+    specs = jax.tree.map(batch_spec, batch), scheme_specs(schemes)
+    places: Any = state_shardings(state, step, where), *shardings(specs, where)
+    rate_place = shardings(scheme_specs(schemes)[0].window, where)
+  else:
+    alone = jax.tree.map(lambda _: where, (state, batch, schemes))
+    places, rate_place = alone, where
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    (state, batch, schemes, rate),
+    (*places, rate_place),
+  )
+
+
+def _schemes(
+  config: TrainConfig, rows: int, length: int
+) -> tuple[SchemeArrays, ...]:
+  """Shapes of the schemes' arrays; temperatures go by each row's positions."""
+  schemes = config.build_schemes()
+  varies = any(scheme.temperature is not None for scheme in schemes)
+  made = tuple(s.arrays(length, np.arange(length)) for s in schemes)
+  scales = jax.ShapeDtypeStruct(
+    (rows, length) if varies else (length,), np.float32
+  )
+  return tuple(a._replace(q_scale=scales) for a in made)  # pyrefly: ignore[bad-argument-type]
+
+
+def _refusal(error: Exception) -> str:
+  """Of a compiler's message the sentence that has the numbers."""
+  text = ' '.join(str(error).split())
+  found = re.search(r'Used [\d.]+\w* of [\d.]+\w* hbm', text)
+  return found.group() if found else text[:200]
