@@ -104,9 +104,10 @@ def _steps(config: StudyConfig, run: TrainConfig) -> TrainConfig:
 
 def _by_loss(kind: str) -> Change:
   def change(config: StudyConfig, run: TrainConfig) -> TrainConfig:
-    quality = QualityConfig(
-      watch=_WATCH, threshold=_THRESHOLD, min_stay=_STAY, checks=24
-    )
+    quality = QualityConfig(watch=_WATCH, threshold=_THRESHOLD, min_stay=_STAY)
+    if kind == 'quality':  # it decides where the curves are measured
+      every = config.probe_every / run.optimizer.steps
+      quality = dataclasses.replace(quality, check=min(every, 1.0))
     growth = GrowthConfig(kind=kind, lengths=config.lengths, quality=quality)
     return dataclasses.replace(run, growth=growth)
 

@@ -14,7 +14,7 @@ from ntk_jax.data.retrieval import KEYS, VALUES
 from ntk_jax.evaluation.intervals import DRAWS, Bootstrap, Interval
 from ntk_jax.evaluation.score import Scores
 from ntk_jax.extend.rank import SAME
-from ntk_jax.extend.resolved import versions
+from ntk_jax.metrics.versions import versions
 from ntk_jax.study.arms import CONSTANT, Arm
 from ntk_jax.study.curves import (
   COSTS,
