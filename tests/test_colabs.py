@@ -37,6 +37,10 @@ LEAVES = {
     'runs/extended/model.safetensors',
     'runs/extended.gguf',
   ),
+  '03_grow_length.ipynb': (
+    'runs/grow/plan/metrics.jsonl',
+    'runs/grow/window/config.json',
+  ),
 }
 PRINTS = {
   '01_extend_a_model.ipynb': (
@@ -49,6 +53,12 @@ PRINTS = {
     'fine-tuning needs',
     '192 tokens read, 128 trained; 16 written',
     'transformers v5: exact',
+  ),
+  '03_grow_length.ipynb': (
+    'by a plan: 24 steps',
+    'lengths from 32 to 64 tokens\n0 compiles after the first step',
+    '32 to 64 tokens at step',
+    'rows of 64 tokens, positions to 512',
   ),
 }
 

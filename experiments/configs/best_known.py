@@ -2,9 +2,9 @@
 
 Three layers with RoPE and a window to one global layer with p-RoPE, which alone
 is scaled, QK-norm, a log temperature. Variant: nope (global layers without
-position embedding). Phases are exact in every row. Length does not grow within
-a run yet: the row trains at its target length from the start, :base before it.
-The words behind the colon, real among them: experiments/configs/rows.py.
+position embedding). Phases are exact in every row. The length grows from the
+original one by doublings, with the same schemes all along; :base trains at the
+original length alone. The words behind the colon, real among them: experiments/configs/rows.py.
 """
 
 from __future__ import annotations
@@ -16,4 +16,4 @@ from experiments.configs.rows import row_recipe
 
 def get_config(words: str | None = None) -> ConfigDict:
   """The recipe of a row; `words` stands behind a colon in --config."""
-  return row_recipe('best_known', words)
+  return row_recipe('best_known', words, grow=True)

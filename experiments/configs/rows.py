@@ -6,6 +6,7 @@ A config file of a system takes words after a colon, joined by commas:
   --config=experiments/configs/mistral.py:v0.2             a variant
   --config=experiments/configs/longchat.py:base            before its extension
   --config=experiments/configs/llama2.py:abf,real          at its real size
+  --config=experiments/configs/yi.py:200k,grow             not at once
 
 Tiny rows (0.8M parameters, bytes of the standard library's sources with keys to
 recall in every row, some minutes on two cores) are trained from scratch on rows
@@ -13,6 +14,10 @@ of the length that the system was last trained on, with its schemes there.
 `base` takes the original length and the schemes before the extension; so do
 rows that were extended without training, whose methods are for reading: score
 those with experiments.evaluate.
+
+`grow` begins at the original length and doubles it, evenly over the first 64%
+of the run, until it is the row's; the schemes are the row's own all along.
+best_known does so unless it is asked for its base.
 
 `real` sets model, length, precision, remat and Llama 2's optimizer settings (a
 further training: those of Llama 2 Long, arXiv 2309.16039, section 2). What a
@@ -26,6 +31,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from experiments.configs.recipe import recipe
+from ntk_jax.curriculum import GrowthConfig
 from ntk_jax.data.retrieval import VOCAB
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.errors import ConfigError
@@ -36,18 +42,25 @@ from ntk_jax.optimizer import OptimizerConfig
 from ntk_jax.train import SchemeConfig, TrainConfig
 
 _TINY_TOKENS, _REAL_TOKENS = 2**12, 2**22  # of a batch
-_OTHER_WORDS = ('real', 'base')
+_OTHER_WORDS = ('real', 'base', 'grow')
+_GROWING = 0.64  # of the run
 
 
-def row_recipe(system: str, words: str | None) -> ConfigDict:
+def row_recipe(
+  system: str, words: str | None, *, grow: bool = False
+) -> ConfigDict:
   """The recipe that words behind a config file ask for.
 
   Args:
     system: of the presets.
-    words: a variant, 'real', 'base', joined by commas; all may be left out.
+    words: a variant, 'real', 'base', 'grow', joined by commas; all may be
+      left out.
+    grow: whether a row that was trained on at a longer length grows to it
+      unasked.
 
   Raises:
-    ConfigError: for an unknown word, or two variants.
+    ConfigError: for an unknown word, two variants, or a row that has no other
+      length to grow from.
   """
   given = [word.strip() for word in (words or '').split(',') if word.strip()]
   row = _row(system, [word for word in given if word not in _OTHER_WORDS])
@@ -55,7 +68,12 @@ def row_recipe(system: str, words: str | None) -> ConfigDict:
     row = dataclasses.replace(
       row, rule=row.base or row.rule, target_length=row.original_length
     )
-  return recipe(_real(row) if 'real' in given else _tiny(row))
+  if 'real' not in given:
+    row = row.tiny(VOCAB)
+  config = _real(row) if 'real' in given else _tiny(row)
+  if 'grow' in given or (grow and row.tuned and 'base' not in given):
+    config = _grown(config, row)
+  return recipe(config)
 
 
 def variants(system: str) -> tuple[str, ...]:
@@ -80,8 +98,23 @@ def _row(system: str, chosen: list[str]) -> Preset:
   return preset(f'{system}-{variant}' if variant else system)
 
 
+def _grown(config: TrainConfig, row: Preset) -> TrainConfig:
+  """The same run, begun near the original length."""
+  full = config.data.max_length
+  lengths = [full]
+  while lengths[0] % 2 == 0 and lengths[0] // 2 >= row.original_length:
+    lengths.insert(0, lengths[0] // 2)
+  if len(lengths) == 1:
+    raise ConfigError(
+      f'{row.name} trains at {full} tokens, its original length: there is no '
+      'shorter one to grow from; leave out grow'
+    )
+  at = tuple(_GROWING * i / (len(lengths) - 1) for i in range(1, len(lengths)))
+  growth = GrowthConfig('discrete', tuple(lengths), at=at)
+  return dataclasses.replace(config, growth=growth)
+
+
 def _tiny(row: Preset) -> TrainConfig:
-  row = row.tiny(VOCAB)
   length = row.training_length
   return TrainConfig(
     model=row.model,

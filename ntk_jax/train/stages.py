@@ -88,7 +88,7 @@ class Stages:
     if self.config.regularize.positions == 'plain':
       target = None
     if self.config.mixed_rope is not None:
-      return self._mixed(target or length)(batch)
+      return self._mixed(length, target or length)(batch)
     T = batch.tokens.shape[1]
     return self._arrays(length)(target or length, batch.positions, T), None
 
@@ -135,13 +135,14 @@ class Stages:
     return Arrays(self.schemes(length), by_row=self._varies)
 
   @functools.cache  # noqa: B019
-  def _mixed(self, length: int) -> MixedRope:
+  def _mixed(self, length: int, seen: int) -> MixedRope:
     short = self.config.mixed_rope
     assert short is not None
     schemes = self.schemes(length)
     before = self.config.model.rope_theta
     originals = [original_of(scheme, short, before) for scheme in schemes]
-    return MixedRope(schemes, originals, short, length)
+    # Where no document is long, the arrays still have the shapes of both.
+    return MixedRope(schemes, originals, short, max(seen, short + 1))
 
   @functools.cached_property
   def _varies(self) -> bool:

@@ -232,10 +232,10 @@ def test_the_measured_rule_grows_when_recall_is_learned() -> None:
   """EMA 0.8 of the recall loss below 0.2, 15 of 240 steps at least."""
   config = QualityConfig(check=5 / 240, min_stay=15 / 240)
   schedule = made(config, 'threshold')
-  # Learned at step 62; once it is, longer rows are no harder.
-  losses = np.where(np.arange(STEPS) < 62, math.log(16), 0.05)
+  # Learned at step 60; once it is, longer rows are no harder.
+  losses = np.where(np.arange(STEPS) < 60, math.log(16), 0.05)
   states = played(schedule, lambda step, stage: {'answers': losses[step]})
-  # 0.05 + 2.72 * 0.8^n < 0.2 from n = 13 on: step 75 is a check.
+  # 0.05 + 2.72 * 0.8^n < 0.2 from n = 13 on: the next check is 75.
   assert growth_steps(schedule, states) == [75, 90, 105]
 
 
@@ -467,6 +467,18 @@ def test_what_makes_a_spike(near: float | None, undone: bool) -> None:
   states = played(schedule, lambda s, stage: {'text': 2.0, 'near': near})
   attempts = {schedule.stage(state).attempt for state in states}
   assert (max(attempts) > 0) == undone
+
+
+def test_the_level_before_a_growth_outlives_its_undoing() -> None:
+  schedule = made(QualityConfig(ceiling=1.0))
+  spikes = spiking(2)
+
+  def measure(step: int, stage: Stage) -> dict[str, float]:
+    found = spikes(step, stage)
+    return found if stage.length > 64 or not stage.begun else {}
+
+  stages = [schedule.stage(s) for s in played(schedule, measure)]
+  assert max(stage.attempt for stage in stages) == 2
 
 
 def test_noise_before_a_growth_widens_what_is_no_spike() -> None:
