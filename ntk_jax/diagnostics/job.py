@@ -202,7 +202,10 @@ class _Job:
   def _rho(self) -> dict[int, np.ndarray]:
     """Correlations at the start, mean over draws."""
     found = Findings(self.records)
-    own, layers = kinds.own_name(self.subject.config), self.subject.config.layers
+    own, layers = (
+      kinds.own_name(self.subject.config),
+      self.subject.config.layers,
+    )
     by_layer = [
       found.mean(START, own, 'rho', f'layer {layer}') for layer in range(layers)
     ]

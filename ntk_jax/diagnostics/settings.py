@@ -94,4 +94,3 @@ def fast_diagnosis(config: DiagnoseConfig) -> DiagnoseConfig:
     seeds=1,
     steps=0,
   )
-

@@ -206,4 +206,3 @@ def work_of(
     + differentiated * _BACKWARD * config.texts * longest * len(config.lengths)
     + contracted * _BACKWARD * config.contexts * sum(config.kernel_lengths)
   )
-

@@ -79,9 +79,7 @@ class Subject:
     }
 
 
-def about_to_train(
-  config: TrainConfig, name: str, longest: int
-) -> Subject:
+def about_to_train(config: TrainConfig, name: str, longest: int) -> Subject:
   """The model that a config would train, as it starts.
 
   Args:
@@ -162,7 +160,9 @@ def loaded_checkpoint(
       f'model {model.config.vocab} embeddings; is it the tokenizer of this '
       'model?'
     )
-  corpus = load_corpus(corpus_path, piece=max(PIECE, _BYTES_PER_TOKEN * longest))
+  corpus = load_corpus(
+    corpus_path, piece=max(PIECE, _BYTES_PER_TOKEN * longest)
+  )
   params = model.params
   return Subject(
     path.resolve().name,
@@ -182,7 +182,9 @@ def trained_length(folder: Path, schemes: tuple[Scheme, ...]) -> int:
 
   original = [s.spec.original_length for s in schemes]
   known = [length for length in original if length]
-  return max(known, default=architecture(read_json(folder / 'config.json')).length)
+  return max(
+    known, default=architecture(read_json(folder / 'config.json')).length
+  )
 
 
 def _text(
@@ -209,6 +211,4 @@ def _ids(corpus: Corpus, tokenizer: Tokenizer) -> tuple[NDArray, ...]:
   if isinstance(tokenizer, ByteTokenizer):
     return corpus.held_out
   documents = tokenize(corpus.held_out, tokenizer, None)
-  return tuple(
-    np.asarray(documents[i]) for i in range(len(documents.lengths))
-  )
+  return tuple(np.asarray(documents[i]) for i in range(len(documents.lengths)))

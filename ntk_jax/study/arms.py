@@ -46,6 +46,7 @@ class Arm:
     shares: by length of rows, the share of steps that it is expected to spend
       there; for the projection alone.
     work: of a step, relative to a plain one of the same rows.
+    programs: that it compiles, relative to one for each of those lengths.
     measures: whether it reads the probes: then their time is its own.
   """
 
@@ -56,6 +57,7 @@ class Arm:
   change: Change
   shares: Callable[[StudyConfig], Shares]
   work: float = 1.0
+  programs: float = 1.0
   measures: bool = False
 
 
@@ -104,9 +106,10 @@ def _steps(config: StudyConfig, run: TrainConfig) -> TrainConfig:
 
 def _by_loss(kind: str) -> Change:
   def change(config: StudyConfig, run: TrainConfig) -> TrainConfig:
-    quality = QualityConfig(
-      watch=_WATCH, threshold=_THRESHOLD, min_stay=_STAY, checks=24
-    )
+    quality = QualityConfig(watch=_WATCH, threshold=_THRESHOLD, min_stay=_STAY)
+    if kind == 'quality':  # it decides where the curves are measured
+      every = config.probe_every / run.optimizer.steps
+      quality = dataclasses.replace(quality, check=min(every, 1.0))
     growth = GrowthConfig(kind=kind, lengths=config.lengths, quality=quality)
     return dataclasses.replace(run, growth=growth)
 
@@ -235,6 +238,7 @@ ARMS = (
     'steps',
     _regularised(lambda _: RegularizeConfig(keep_start=0.5)),
     _even,
+    programs=1.75,  # shares that are kept change within stages
   ),
   Arm(
     'forget',
@@ -269,6 +273,7 @@ ARMS = (
     _regularised(_long_ce),
     _even,
     1.35,
+    programs=1.25,  # it begins within a stage
   ),
   _SHORT,
   Arm(

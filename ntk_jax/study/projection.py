@@ -95,7 +95,8 @@ def projection(
     shares = arm.shares(config)
     step = sum(share * cost.step[n] for n, share in shares.items())
     per_step += arm.work * step + probe / config.probe_every
-    fixed += _OF_A_RUN + scoring + sum(cost.first[n] for n in shares)
+    fixed += arm.programs * sum(cost.first[n] for n in shares)
+    fixed += _OF_A_RUN + scoring
   scale = _OVERHEAD * config.seeds
   return Projection(scale * fixed, scale * per_step)
 

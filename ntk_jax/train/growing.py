@@ -18,7 +18,7 @@ from ntk_jax.curriculum.clock import Clock, done
 from ntk_jax.curriculum.stage import Stage
 from ntk_jax.data.batch import NO_TARGET, Batch
 from ntk_jax.data.pipeline import Batches, Pipeline
-from ntk_jax.evaluation.probes import Probes
+from ntk_jax.evaluation.probes import PROBES, Probes
 from ntk_jax.model.params import Params
 from ntk_jax.model.transformer import Controls
 from ntk_jax.train.course import Given, Inputs
@@ -105,9 +105,9 @@ class Growing:
     return self._checks(done) or self._measures(done)
 
   def measure(self, done: int, params: Params) -> dict[str, float]:
-    """Held-out text and retrieval, if it is time."""
-    asked = self._measures(done) or self._checks(done)
-    if self._probes is None or not asked:
+    """Held-out text and retrieval, if it is time or decided by now."""
+    decides = self._checks(done) and {*PROBES} & {*self._schedule.watches}
+    if self._probes is None or not (decides or self._measures(done)):
       return {}
     length = self._stage.length
     later = self._schedule.upcoming(self._growth)
