@@ -19,15 +19,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from ntk_jax.curriculum.clock import Clock, Run
-from ntk_jax.curriculum.plateau import flattened
 from ntk_jax.curriculum.stage import Stage, State
-from ntk_jax.curriculum.stays import (
-  QualityConfig,
-  Stays,
-  rises,
-  stay_problems,
-  stays_of,
-)
+from ntk_jax.curriculum.stays import Stays, stay_problems, stays_of
+from ntk_jax.curriculum.triggers import QualityConfig, trigger_holds
 from ntk_jax.errors import ConfigError
 
 __all__ = [
@@ -41,7 +35,6 @@ _MIXED = 0.5  # share of rows at the new length, where a growth is mixed
 _GENTLE = 0.25  # of those first, after a growth was undone
 _SLOWER = 0.5  # learning rate, where it has been undone often enough
 _SPIKED = 20  # steps above its limit that make a spike, of 100 that settle
-_MEASURED = 0.75  # of the checks of a window, for a slope
 _NEAR = 10  # steps that the mean of `near` forgets over, of the same
 
 
@@ -297,49 +290,22 @@ class Quality:
   def _judge(self, held: _Held, clock: Clock, found: dict[str, float]) -> _Held:
     """Reads the measurements of a check: for how long each trigger holds."""
     flattens, gain = (_mean(*held.sums[i : i + 2]) for i in (0, 2))
-    series = held.series
+    series, window = held.series, self.stays.windows[held.number]
     if flattens is not None or gain is not None:
       row = [float(clock.tokens), flattens, gain]
-      series = [*series, row][-self.stays.windows[held.number] :]
+      series = [*series, row][-window:]
     now = {'watched': held.watched if held.seen else None}
     now |= {'flattens': flattens, 'gain': gain}
     now |= {n: found.get(f'probe/{n}') for n in ('ahead', 'recall')}
     held = held._replace(sums=[0.0] * 4, series=series, seen=False)
     triggers = self.config.triggers if self._checked else ('threshold',)
     counts = {
-      name: held.held.get(name, 0) + 1 if self._holds(name, held, now) else 0
+      name: held.held.get(name, 0) + 1
+      if trigger_holds(name, self.config, now, series, window)
+      else 0
       for name in triggers
     }
     return held._replace(held=counts)
-
-  def _holds(
-    self, name: str, held: _Held, now: dict[str, float | None]
-  ) -> bool:
-    """Whether a trigger holds at a check, by what was measured for it."""
-    config = self.config
-    if name == 'threshold':
-      return _passed(now['watched'], config.threshold, rises(config.watch))
-    if name == 'plateau':
-      return now['flattens'] is not None and self._flat(held, 1)
-    if name == 'gain':
-      enough = _passed(now['gain'], config.gain, True)
-      return enough and self._flat(held, 2)
-    ready = _passed(now['recall'], config.recall, True)
-    return ready and _passed(now['ahead'], 0.0, False)
-
-  def _flat(self, held: _Held, column: int) -> bool:
-    """Whether a column of the series is flat; a gain rises, a loss falls."""
-    config = self.config
-    rows = [row for row in held.series if row[column] is not None]
-    if len(rows) < _MEASURED * self.stays.windows[held.number]:
-      return False
-    tokens, values = (
-      np.array([row[i] for row in rows], np.float64) for i in (0, column)
-    )
-    if column == 1:
-      return bool(flattened(tokens, values, config.plateau, config.doubt))
-    doubt = config.doubt * config.gain_plateau / config.plateau
-    return bool(flattened(tokens, -values, config.gain_plateau, doubt))
 
   def _may_undo(self, held: _Held, step: int) -> bool:
     """Whether the growth just made may be undone, and made again in time."""
@@ -467,13 +433,6 @@ def _level(held: _Held, value: float, horizon: int) -> _Held:
 def _scaled(steps: int, settle: int) -> int:
   """Steps of 100 that settle, where fewer do."""
   return max(1, min(steps, steps * settle // 100))
-
-
-def _passed(value: float | None, limit: float, rising: bool) -> bool:
-  """Whether a value has come to its limit; one that is missing has not."""
-  if value is None:
-    return False
-  return value >= limit if rising else value <= limit
 
 
 def _mean(total: float, count: float) -> float | None:

@@ -7,12 +7,8 @@ import math
 
 import pytest
 
-from ntk_jax.curriculum.stays import (
-  QualityConfig,
-  rises,
-  stay_problems,
-  stays_of,
-)
+from ntk_jax.curriculum.stays import stay_problems, stays_of
+from ntk_jax.curriculum.triggers import QualityConfig, rises
 
 LENGTHS = (64, 128, 256, 512)
 KNOWN = ('loss', 'text', 'answers', 'probe/loss', 'probe/recall')
