@@ -45,7 +45,9 @@ class LongCE:
   longer than K + d, and twice the output matrix forward for T - K targets. A
   step is three forward passes of T tokens, so with d = K it takes at most 2/3
   more (less where attention over T is what takes time), with d = 4 K 0.42
-  more. The published d = K / 4 is five passes, 1.67 more.
+  more. The published d = K / 4 is five passes, 1.67 more. Measured on a CPU
+  (4 layers of 128 channels, K 128, rows of 1024, whole attention; CPU time of
+  loss and gradient): d = K 1.22 times the plain one, 4 K 1.18, K / 4 1.80.
 
   Attributes:
     short: tokens of context that a target has in the short pass, or more.
@@ -111,6 +113,7 @@ def mean_one(
 ) -> Float32[Array, 'B T']:
   """`w f sum(w) / sum(w f)`, with sums over the rows of all devices.
 
+  The rows are those of one forward pass: a microbatch has a mean of its own.
   So the factors have mean 1 by weight: the sum of all weights, and with it
   the size of a step and the share of what is not weighted so, stays as it was.
   (Published weights keep the mean they happen to have, which scales the

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ntk_jax import evaluation
 from ntk_jax.curriculum.regularize import (
   RegularizeConfig,
   kept_counts,
@@ -209,3 +211,11 @@ def test_long_ce_begins_by_a_value() -> None:
   assert on == [False, False, True]
   assert long_ce_of(EVERYTHING) == LongCE(16)
   assert long_ce_of(RegularizeConfig()) is None
+
+
+def test_evaluation_knows_nothing_of_it() -> None:
+  """Off there because nothing there can turn it on."""
+  for path in Path(evaluation.__file__).parent.glob('*.py'):
+    text = path.read_text()
+    for word in ('regulari', 'long_ce', 'emphasis', 'kv_keep', 'thinning'):
+      assert word not in text, (path, word)
