@@ -9,15 +9,23 @@
   python -m experiments.train --config.schemes.at0.temperature=logn \
     --config.schemes.at0.temperature_options="{'length': 512}"
   python -m experiments.train --mesh_data=2 --mesh_fsdp=2 --mesh_tensor=2
+  python -m experiments.train --config=experiments/configs/grow_512_to_32k.py
+  python -m experiments.train --config.growth.kind=linear \
+    --config.growth.start=32
 
 A config file returns a ConfigDict; --config.a.b=value changes a field of it,
 and the flags below are short names of some. What a field means is said by the
 dataclass of its section: ModelConfig, DataConfig, OptimizerConfig,
-SchemeConfig, MeshConfig, GuardConfig and TrainConfig. Files of systems (llama2,
+SchemeConfig, MeshConfig, GuardConfig, GrowthConfig, SamplingConfig,
+RegularizeConfig, ProbeConfig and TrainConfig. Files of systems (llama2,
 longchat, yi, mistral, best_known) take a variant behind a colon, tiny unless it
 says real: experiments/configs/rows.py lists the words. Layers with schemes of
 their own (model.layer_plan) take a config file that lists the schemes. All
 wrong settings are reported at once, before any work.
+
+Rows may be short at first and grow to data.max_length (growth.kind), long and
+short side by side (sampling), and their tokens dropped, masked, moved or weighed
+(regularize); the rope method may change with the length (stages, in a file).
 
 The workdir keeps config.json, metrics.jsonl (one line per step), events for
 TensorBoard, and checkpoints. The same command goes on from the newest one: a
