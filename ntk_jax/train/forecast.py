@@ -6,9 +6,9 @@ nothing is allocated, and a laptop compiles for a TPU that it does not have.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
-import re
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,7 +36,10 @@ _WITHOUT_TPU = {
   'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
+# A CPU's buffers are the same however good its instructions are.
+_QUICK: Any = {'xla_backend_optimization_level': 0}
 _FULL = 'RESOURCE_EXHAUSTED'
+_SAID = 200  # characters of a message: those that have its numbers
 
 
 class Compiled(NamedTuple):
@@ -123,19 +126,24 @@ def forecast(
     config: the run.
     shapes: (rows, length) of its batches; None is that of its data.
     target: a TPU topology to compile for, as `v5e:4x4`; None is the devices
-      that are there.
+      that are there. A run of one device takes the first.
 
   Raises:
-    ConfigError: a mesh that the devices do not fit; no libtpu; a topology that
-      libtpu does not know.
+    ConfigError: wrong settings, or a mesh that the devices do not fit; no
+      libtpu; a topology that libtpu does not know.
   """
   if shapes is None:
     shapes = [(config.data.batch_rows, config.data.max_length)]
-  devices = None if target is None else topology(target)
-  if config.mesh.size > 1:
-    where: Any = make_mesh(config.mesh, devices)
+  devices = jax.devices() if target is None else topology(target)
+  if config.mesh.size == 1:
+    devices = devices[:1]
+  for rows, length in shapes:
+    data = dataclasses.replace(config.data, batch_rows=rows, max_length=length)
+    dataclasses.replace(config, data=data).validate(len(devices))
+  if config.mesh.size == 1:
+    where: Any = SingleDeviceSharding(devices[0])
   else:
-    where = SingleDeviceSharding((devices or jax.devices())[0])
+    where = make_mesh(config.mesh, devices)
   found = []
   for rows, length in shapes:
     need = step_need(
@@ -182,7 +190,7 @@ def topology(name: str) -> list[jax.Device]:
     said = ' '.join(str(error).split())
     raise ConfigError(
       f'target {name!r} is no TPU that libtpu can compile for: a kind and its '
-      f'chips, as v5e:4x4, v5p:2x2x1 or v6e:2x2 ({said[:200]})'
+      f'chips, as v5e:4x4, v5p:2x2x1 or v6e:2x2 ({said[:_SAID]})'
     ) from error
 
 
@@ -193,7 +201,7 @@ def _compiled(
   mesh = where if isinstance(where, Mesh) else None
   program = train_step.lower(
     *_arguments(config, rows, length, where), config=config.step, mesh=mesh
-  ).compile()
+  ).compile(_QUICK if _platform(where) == 'cpu' else None)
   seconds = time.perf_counter() - start
   found: Any = program.memory_analysis()
   cost = program.cost_analysis()
@@ -208,6 +216,11 @@ def _compiled(
     flops=cost.get('flops') if isinstance(cost, dict) else None,
     seconds=seconds,
   )
+
+
+def _platform(where: Mesh | Any) -> str:
+  devices = where.devices.flat if isinstance(where, Mesh) else where.device_set
+  return next(iter(devices)).platform
 
 
 def _arguments(
@@ -253,7 +266,6 @@ def _schemes(
 
 
 def _refusal(error: Exception) -> str:
-  """Of a compiler's message the sentence that has the numbers."""
-  text = ' '.join(str(error).split())
-  found = re.search(r'Used [\d.]+\w* of [\d.]+\w* hbm', text)
-  return found.group() if found else text[:200]
+  """What a compiler says of a program that takes too much."""
+  _, _, text = ' '.join(str(error).split()).partition(f'{_FULL}: ')
+  return text[:_SAID]
