@@ -15,6 +15,7 @@ from ntk_jax.train.settings import TrainConfig
 
 FEWEST_STEPS = 12  # a study of fewer shows nothing, however little time
 _WARMUP = 6  # a sixth of the steps
+_ANSWERS = 0.5  # what answers weigh, as a share of their rows' tokens
 _SAVES = 4  # checkpoints of a run
 
 
@@ -46,12 +47,12 @@ class StudyConfig:
   seeds: int = 3
   minutes: float = 90.0
   corpus: str | None = None
-  lengths: tuple[int, ...] = (64, 128, 256, 512)
+  lengths: tuple[int, ...] = (64, 256, 1024)
   steps: int = 240
   tokens_per_step: int = 4096
   learning_rate: float = 3e-3
   probe_every: int = 12
-  probe_rows: int = 16
+  probe_rows: int = 8
   rows: int = 32
   model: ModelConfig = ModelConfig(vocab=retrieval.VOCAB)
   fresh: bool = True
@@ -83,6 +84,7 @@ class StudyConfig:
         batch_rows=self.tokens_per_step // self.full,
         seed=seed,
         key_value=0.5,
+        answer_weight=_ANSWERS,
       ),
       optimizer=OptimizerConfig(
         peak=self.learning_rate, steps=steps, warmup=steps // _WARMUP
