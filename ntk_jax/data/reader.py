@@ -92,6 +92,7 @@ def stream_name(
   """
   order = epoch_order(config.seed, 0, plan.rows)
   long = [config.long_share, config.long_from]
+  answers = ['answer_weight', config.answer_weight]
   arrays = hashlib.sha256()
   for array in (plan.pieces, plan.offsets, order):
     arrays.update(np.ascontiguousarray(array, '<i8').tobytes())
@@ -105,6 +106,7 @@ def stream_name(
     config.passkey,
     arrays.hexdigest(),
     *(long if config.long_share is not None else []),
+    *(answers if config.answer_weight is not None else []),
   )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -38,6 +39,9 @@ class DataConfig:
     seed: of the order of rows and of the retrieval rows.
     key_value: share of the rows in which keys and their values are hidden.
     passkey: share of the rows that ask for a number hidden in their text.
+    answer_weight: what the answers of a retrieval row weigh together in the
+      loss, as a share of its tokens; None is 1 for each, which is little in
+      long rows.
     long_share: share of the tokens of each source (a top folder of the
       corpus, or a `.jsonl` file beside such folders) that long documents are
       raised to, by reading them more often and others less; None reads each
@@ -58,6 +62,7 @@ class DataConfig:
   seed: int = 0
   key_value: float = 0.0
   passkey: float = 0.0
+  answer_weight: float | None = None
   long_share: float | None = None
   long_from: int | None = None
   vocab: int | None = None
@@ -106,6 +111,7 @@ class DataConfig:
         wrong.append(f'{name} is {value!r}: it is an integer, {low} or more')
       elif value < low:
         wrong.append(f'{name} is {value}, must be at least {low}')
+    wrong += self._wrong_weight()
     shares = [getattr(self, name) for name in _SHARES]
     for name, share in zip(_SHARES, shares):
       if not (_is_number(share) and 0 <= share <= 1):
@@ -143,6 +149,15 @@ class DataConfig:
         f'has {longest} tokens, none is long; lower it, or name longer ones'
       ]
     return []
+
+  def _wrong_weight(self) -> list[str]:
+    weight = self.answer_weight
+    if weight is None or (math.isfinite(weight) and weight > 0):
+      return []
+    return [
+      f'answer_weight is {weight}: a share of the tokens of a row, above 0, or '
+      'None for a weight of 1 for each answer'
+    ]
 
   def _wrong_tokenizer(self, tokenizer: Tokenizer) -> list[str]:
     """What does not go with a tokenizer's ids."""

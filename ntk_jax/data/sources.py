@@ -52,7 +52,7 @@ class Sources:
         lambda rng, row: passkey_row(rng, row, passkey),
       ),
     ]
-    self._seed = config.seed
+    self._seed, self._weight = config.seed, config.answer_weight
     self._asked = [source for source in every if source[1] > 0]
     self.shortest = max((source[2] for source in self._asked), default=2)
 
@@ -100,6 +100,8 @@ class Sources:
       made = make(
         np.random.default_rng(seed), Batch(*(x[place] for x in batch))
       )
+      if self._weight is not None:
+        made = weigh_answers(made, self._weight)
       for whole, part in zip(mixed, made):
         whole[place] = part
     begins = block_begins(every, rows, length)
@@ -143,6 +145,26 @@ def key_value_row(rng: np.random.Generator, row: Batch, first: int) -> Batch:
   learned = (row.weights > 0) & (row.segments == row.segments[0])
   learned = learned[:tokens] & (targets[0] != NO_TARGET)
   return _one_document(row, symbols[0], targets[0], answers, learned | answers)
+
+
+def weigh_answers(row: Batch, share: float) -> Batch:
+  """A retrieval row whose answers weigh a share of its tokens together.
+
+  However long a row is, retrieval then has the same part in its loss.
+
+  Args:
+    row: `[T]`, with at least one answer.
+    share: of its tokens, padding left out.
+
+  >>> row = Batch(
+  ...   np.zeros(4), np.zeros(4), np.float32([1, 1, 1, 0]),
+  ...   np.array([True, False, True, False]), None, np.array([1, 1, 1, 0]))
+  >>> weigh_answers(row, 0.5).weights.tolist()
+  [0.75, 1.0, 0.75, 0.0]
+  """
+  each = share * (row.segments > 0).sum() / row.answers.sum()
+  weights = np.where(row.answers, np.float32(each), row.weights)
+  return row._replace(weights=weights)
 
 
 def passkey_row(

@@ -15,6 +15,7 @@ from ntk_jax.train.settings import TrainConfig
 
 FEWEST_STEPS = 12  # a study of fewer shows nothing, however little time
 _WARMUP = 6  # a sixth of the steps
+_ANSWERS = 0.5  # what answers weigh, as a share of their rows' tokens
 _SAVES = 4  # checkpoints of a run
 
 
@@ -83,6 +84,7 @@ class StudyConfig:
         batch_rows=self.tokens_per_step // self.full,
         seed=seed,
         key_value=0.5,
+        answer_weight=_ANSWERS,
       ),
       optimizer=OptimizerConfig(
         peak=self.learning_rate, steps=steps, warmup=steps // _WARMUP
