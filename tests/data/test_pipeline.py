@@ -210,6 +210,7 @@ def test_what_is_not_seen_in_the_lengths_counts_too(tmp_path: Path) -> None:
     name(end_of_text='<end>'),
     name(end_of_text='<start>'),
     name(max_length=512),
+    name(answer_weight=0.5),
   ]
   path = tmp_path / 'more.json'
   others.append(name())

@@ -46,6 +46,8 @@ def test_defaults_are_valid() -> None:
     ({'passkey': '0.5'}, "passkey is '0.5': it is a share of rows"),
     ({'passkey': True}, 'passkey is True: it is a share of rows'),
     ({'key_value': 0.7, 'passkey': 0.4}, 'key_value + passkey is 1.1: shares'),
+    ({'answer_weight': 0.0}, 'answer_weight is 0.0: a share of the tokens'),
+    ({'answer_weight': float('nan')}, 'answer_weight is nan: a share'),
     ({'text_field': ''}, "text_field is '': it names the field"),
     ({'long_share': 0.0, 'long_from': 9}, 'long_share is 0.0: it is a share'),
     ({'long_share': 1.5, 'long_from': 9}, 'long_share is 1.5: it is a share'),

@@ -54,6 +54,32 @@ def kinds(mixed: Batch) -> np.ndarray:
   return np.where(symbols, 1, np.where(asked, 2, 0))
 
 
+@pytest.mark.parametrize('length', [64, 512])
+def test_answers_weigh_a_share_of_the_tokens_at_every_length(
+  length: int,
+) -> None:
+  batch = packed(6, (length - 16,), length)  # and padding
+  numbers = np.arange(6)
+  plain, weighed = (
+    Sources(
+      DataConfig(key_value=0.5, passkey=0.0, answer_weight=weight),
+      ByteTokenizer(),
+    ).mix(batch, numbers)
+    for weight in (None, 0.25)
+  )
+  asked = plain.answers.any(axis=1)
+  assert 0 < asked.sum() < 6
+  for one, other in zip(plain, weighed):
+    if one is not plain.weights:
+      np.testing.assert_array_equal(one, other)
+  sums = (weighed.weights * weighed.answers).sum(axis=1)
+  np.testing.assert_allclose(sums[asked], 0.25 * (length - 16), rtol=1e-6)
+  np.testing.assert_array_equal(
+    plain.weights[~plain.answers], weighed.weights[~weighed.answers]
+  )
+  assert set(plain.weights[plain.answers]) == {1.0}
+
+
 def test_no_share_is_the_batch_itself() -> None:
   batch = packed(4, (300,), 300)
   assert mix(batch) is batch
