@@ -31,9 +31,7 @@ RUN = TrainConfig(
   data=DataConfig(corpus=CORPUS, max_length=32, batch_rows=2),
   optimizer=OptimizerConfig(peak=1e-2, steps=6, warmup=2),
 )
-CONFIG = DiagnoseConfig(
-  lengths=(16, 32), rows=2, contexts=3, seeds=2, steps=0
-)
+CONFIG = DiagnoseConfig(lengths=(16, 32), rows=2, contexts=3, seeds=2, steps=0)
 FILES = {
   'diagnose.json',
   'diagnose.md',
