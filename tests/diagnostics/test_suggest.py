@@ -39,7 +39,9 @@ def test_a_slope_is_that_of_least_squares_through_one() -> None:
   found = fitted_slope([64, 128, 256, 512], [0.5, 1.0, *c], 128)
   np.testing.assert_allclose(found, (c - 1) @ x / (x @ x))
   line = 1 + 0.2 * np.log([1, 2, 4])
-  np.testing.assert_allclose(fitted_slope([128, 256, 512], line.tolist(), 128), 0.2)
+  np.testing.assert_allclose(
+    fitted_slope([128, 256, 512], line.tolist(), 128), 0.2
+  )
 
 
 def test_what_was_not_reached_is_no_number() -> None:
