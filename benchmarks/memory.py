@@ -297,7 +297,8 @@ def report(repeats: int) -> str:
       '',
       f'Rows of {MIDDLE:,}, chunked loss and tiled MLP, one microbatch. The '
       'TPU is not there: its program is compiled by libtpu and not run. '
-      '`offload` keeps the layer inputs and the results of attention in host memory.',
+      '`offload` keeps the layer inputs and the results of attention in host '
+      'memory.',
       '',
       *offloaded,
       '',

@@ -12,6 +12,8 @@
   python -m experiments.train --config=experiments/configs/grow_512_to_32k.py
   python -m experiments.train --config.growth.kind=linear \
     --config.growth.start=32
+  python -m experiments.train --forecast=v5p:4x4x2 --mesh_fsdp=32 \
+    --config=experiments/configs/grow_512_to_32k.py:real
 
 A config file returns a ConfigDict; --config.a.b=value changes a field of it,
 and the flags below are short names of some. What a field means is said by the
@@ -24,8 +26,9 @@ their own (model.layer_plan) take a config file that lists the schemes. All
 wrong settings are reported at once, before any work.
 
 Rows may be short at first and grow to data.max_length (growth.kind), long and
-short side by side (sampling), and their tokens dropped, masked, moved or weighed
-(regularize); the rope method may change with the length (stages, in a file).
+short side by side (sampling), and their tokens dropped, masked, moved or
+weighed (regularize); the rope method may change with the length (stages, in a
+file).
 
 The workdir keeps config.json, metrics.jsonl (one line per step), events for
 TensorBoard, and checkpoints. The same command goes on from the newest one: a
@@ -52,12 +55,21 @@ from experiments.configs.recipe import values_of
 from ntk_jax.config import from_dict
 from ntk_jax.errors import ConfigError
 from ntk_jax.train import TrainConfig, Trained, run
+from ntk_jax.train.forecast import row_shapes
+from ntk_jax.train.forecast_words import forecast_lines
 
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/train', 'where the run is kept')
 _DISTRIBUTED = flags.DEFINE_boolean(
   'distributed',
   False,
   'join the processes of a pod, a SLURM job or Kubernetes before anything else',
+)
+_FORECAST = flags.DEFINE_string(
+  'forecast',
+  None,
+  'train nothing: compile the step of every row shape from shapes alone, and '
+  "print what memory it takes; 'here' for this machine, or a TPU such as "
+  'v5e:4x4 (needs libtpu)',
 )
 # Short names: flag, field of the config, what it is.
 _SHORT = {
@@ -103,10 +115,21 @@ def main() -> None:
     if flags.FLAGS[name].value is not None:
       _set(values, field.split('.'), flags.FLAGS[name].value)
   config = from_dict(TrainConfig, values)
+  if _FORECAST.value is not None:
+    _forecast(config, _FORECAST.value)
+    return
   launch.cache_compiled(Path(_WORKDIR.value) / 'compiled')
   trained = run(config, _WORKDIR.value)
   if jax.process_index() == 0:
     print(_summary(trained))
+
+
+def _forecast(config: TrainConfig, where: str) -> None:
+  """Prints what the step of every row shape takes of a device."""
+  growth, run = config.growth, config.run_of(1)
+  shapes = row_shapes(config, growth.row_shapes(run), growth.batch)
+  target = None if where == 'here' else where
+  print('\n'.join(forecast_lines(config, shapes, target)))
 
 
 def _join() -> None:

@@ -65,11 +65,6 @@ CASES: dict[str, tuple[ModelConfig, MeshConfig, bool]] = {
     MeshConfig(data=2, fsdp=2, tensor=2),
     False,
   ),
-  'experts, tiled': (
-    dataclasses.replace(PLAIN, experts=4, mlp_chunk=9),
-    MeshConfig(fsdp=2, tensor=2, data=2),
-    False,
-  ),
   'experts': (
     dataclasses.replace(PLAIN, experts=4, tied=False),
     MeshConfig(data=2, fsdp=2, tensor=2),
@@ -81,7 +76,9 @@ CASES: dict[str, tuple[ModelConfig, MeshConfig, bool]] = {
     False,
   ),
   'experts, everything': (
-    dataclasses.replace(EVERYTHING, mlp_bias=False, experts=4, remat='full'),
+    dataclasses.replace(
+      EVERYTHING, mlp_bias=False, experts=4, remat='full', mlp_chunk=9
+    ),
     MeshConfig(data=2, fsdp=2, tensor=2),
     True,
   ),

@@ -9,11 +9,12 @@ from typing import Any
 import devices
 import jax
 import numpy as np
+import optax
 import pytest
 
 from ntk_jax.data.batch import Batch
 from ntk_jax.memory import WITHIN, device_memory, host_memory, step_need
-from ntk_jax.model import ModelConfig
+from ntk_jax.model import ModelConfig, init_params
 from ntk_jax.model.precision import Precision
 from ntk_jax.objective import Objective
 from ntk_jax.optimizer import adamw
@@ -39,6 +40,7 @@ BASE = ModelConfig(
   mlp_dim=704,
   tied=False,
 )
+IDENTITY = optax.identity()
 HALF = Precision('bfloat16', 'float32')
 # Trainable, changes of the model, tokens of a row, moments.
 CASES: dict[str, tuple[str, dict[str, Any], int, str]] = {
@@ -58,6 +60,13 @@ CASES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     128,
     'float32',
   ),
+  'tiled, all kept': (
+    'all',
+    {'remat': 'none', 'mlp_chunk': 128},
+    1024,
+    'float32',
+  ),
+  'tiled': ('all', {'remat': 'full', 'mlp_chunk': 128}, 1024, 'float32'),
 }
 
 
@@ -152,6 +161,54 @@ def test_what_each_setting_saves() -> None:
   assert 2 * half.moments == whole.moments
   parts = step_need(model, 2, 512, microbatches=2)
   assert parts.activations < whole.activations
+  tiled = step_need(dataclasses.replace(model, mlp_chunk=64), 2, 512)
+  assert tiled.activations < 0.7 * whole.activations
+  large = dataclasses.replace(full, vocab=2**17)
+  logits = [
+    step_need(large, 2, 512, loss_chunk=n).activations for n in (512, 1024)
+  ]
+  assert logits[1] - logits[0] == 512 * 2**17 * 3 * 4
+
+
+def test_what_saves_memory_changes_no_step() -> None:
+  """Microbatches, chunked loss, tiled MLP and remat, all together."""
+  model = dataclasses.replace(
+    BASE, vocab=40, dim=16, layers=2, heads=2, kv_heads=1, mlp_dim=24
+  )
+  rng = np.random.default_rng(0)
+  rows, length = 6, 15
+  tokens, targets = rng.integers(0, 40, (2, rows, length)).astype(np.int32)
+  weights = rng.random((rows, length)).astype(np.float32)
+  targets[0, :9] = -1  # microbatches of unequal weight
+  batch = Batch(tokens, targets, weights, rng.random((rows, length)) < 0.3)
+  scheme = Scheme(RopeSpec('default', 32)).arrays(length, np.arange(length))
+  saving = dataclasses.replace(model, remat='full', mlp_chunk=7)
+  after = []
+  for shape, chunk, microbatches in (
+    (model, rows * length, 1),
+    (saving, 8, 3),
+  ):
+    objective = Objective(shape, z_loss=1e-3, chunk=chunk)
+    # The gradient itself is the update: a moment would hide its size.
+    config = StepConfig(objective, IDENTITY, microbatches=microbatches)
+    state = init_state(init_params(jax.random.key(0), model), config)
+    state, metrics = train_step(
+      state, batch, scheme, np.float32(-1.0), config=config
+    )
+    assert metrics.good
+    after.append(jax.device_get((state.params, metrics)))
+  plain, saved = after
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(),
+    init_params(jax.random.key(0), model),
+    plain[0],
+  )
+  assert min(jax.tree.leaves(moved)) > 1e-4
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    saved,
+    plain,
+  )
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

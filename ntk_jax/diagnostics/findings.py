@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -51,6 +52,14 @@ class Findings:
 
   records: Sequence[Record]
 
+  @functools.cached_property
+  def _index(self) -> dict[tuple[str, ...], dict[tuple[int, int], float]]:
+    index: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
+    for r in self.records:
+      numbers = index.setdefault(tuple(map(str, r[:5])), {})
+      numbers[r.seed, r.length] = r.value
+    return index
+
   def stages(self) -> list[str]:
     """Names of the stages, in order."""
     return list(dict.fromkeys(r.stage for r in self.records))
@@ -96,8 +105,7 @@ class Findings:
     inputs: str = 'text',
   ) -> Float64[NDArray, 'seeds lengths']:
     """The numbers by seed and length; empty where nothing was measured."""
-    key = (stage, variant, inputs, quantity, part)
-    found = {(r.seed, r.length): r.value for r in self.records if r[:5] == key}
+    found = self._index.get((stage, variant, inputs, quantity, part), {})
     seeds, lengths = (sorted({k[i] for k in found}) for i in (0, 1))
     return np.array(
       [[found[seed, n] for n in lengths] for seed in seeds], np.float64
@@ -128,7 +136,10 @@ class Findings:
     """Of what `to_csv` wrote."""
     _, *rows = csv.reader(io.StringIO(text))
     return cls(
-      [Record(*r[:5], int(r[5]), int(r[6]), float(r[7])) for r in rows]
+      [
+        Record(*names, int(length), int(seed), float(value))  # pyrefly: ignore[bad-argument-type, bad-argument-count]
+        for *names, length, seed, value in rows
+      ]
     )
 
 

@@ -108,7 +108,9 @@ def scaled_arrays(
   made = [scheme.arrays(length, positions) for scheme in schemes]
   if multiplier is not None:
     more = np.asarray(multiplier(positions), np.float32)
-    made = [a._replace(q_scale=np.float32(a.q_scale * more)) for a in made]
+    made = [
+      a._replace(q_scale=np.asarray(a.q_scale * more, np.float32)) for a in made
+    ]
   return tuple(made)
 
 

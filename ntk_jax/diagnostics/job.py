@@ -16,7 +16,9 @@ import numpy as np
 from ntk_jax.checkpoint import write_atomic
 from ntk_jax.config import to_plain
 from ntk_jax.diagnostics import variants as kinds
+from ntk_jax.diagnostics.figures import save_figures
 from ntk_jax.diagnostics.findings import Findings, Record
+from ntk_jax.diagnostics.page import diagnosis_page
 from ntk_jax.diagnostics.settings import DiagnoseConfig
 from ntk_jax.diagnostics.stage import INDEPENDENT, Stage, work_of
 from ntk_jax.diagnostics.subject import Subject
@@ -29,7 +31,6 @@ from ntk_jax.train.settings import TrainConfig
 
 PROTOCOL = 'diagnose-1'
 START, TRAINED = 'start', 'trained'
-_QUANTITIES = {'entropy': 'entropy', 'variance': 'sum_squares'}
 _FITTED = {
   'entropy': kinds.FITTED_ENTROPY,
   'variance': kinds.FITTED_VARIANCE,
@@ -56,7 +57,7 @@ _DIFFERENTIATED = (
 
 def diagnose(
   subject: Subject, config: DiagnoseConfig, folder: str | Path, command: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Findings]:
   """Measures a model and writes what it found.
 
   Leaves in the folder: diagnose.md (what the numbers say), measurements.csv
@@ -70,13 +71,14 @@ def diagnose(
     command: that does it again.
 
   Returns:
-    What diagnose.json holds.
+    What diagnose.json holds, and all measurements.
 
   Raises:
     ConfigError: for wrong settings, or too little text.
     NumericsError: if training for a few steps failed.
   """
   config.validate()
+  _check_writable(Path(folder))
   job = _Job(subject, config)
   began = time.monotonic()
   if subject.trained:
@@ -85,14 +87,15 @@ def diagnose(
     job.start()
     if config.steps and subject.run is not None:
       job.after_some_steps(subject.run)
-  found = Findings(job.records)
+  # As it is stored: what is stored makes the same page again.
+  found = Findings.from_csv(Findings(job.records).to_csv())
   result = job.facts() | {
     'command': command,
     'seconds': round(time.monotonic() - began, 1),
   }
   _write(result, found, Path(folder))
   job.progress.close(f'diagnosis: {Path(folder) / "diagnose.md"}')
-  return result
+  return result, found
 
 
 class _Job:
@@ -222,14 +225,14 @@ class _Job:
 
   def _suggest(self, stages: list[Stage]) -> list[Suggestion]:
     """From the mean of their curves."""
+    curves = {
+      name: np.mean([stage.curves[name] for stage in stages], axis=0)
+      for name in ('entropy', 'sum_squares')
+    }
+    given = self.config.lengths, self.reference
     return [
-      suggestion(
-        keeps,
-        self.config.lengths,
-        self.reference,
-        np.mean([stage.curves[name] for stage in stages], axis=0),
-      )
-      for keeps, name in _QUANTITIES.items()
+      suggestion('entropy', *given, curves['entropy']),
+      suggestion('variance', *given, np.log(curves['sum_squares'])),
     ]
 
   def _keep(self, name: str, stages: list[Stage]) -> None:
@@ -288,6 +291,16 @@ class _Job:
     }
 
 
+def _check_writable(folder: Path) -> None:
+  """Before minutes of work."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(
+      f'out {str(folder)!r} cannot be written ({error.strerror}): name a folder'
+    ) from error
+
+
 def _few_steps(config: TrainConfig, steps: int) -> Any:
   """Parameters after a short run of the config: its own warm-up and decay."""
   from ntk_jax.train import run
@@ -319,3 +332,5 @@ def _write(result: dict[str, Any], found: Findings, folder: Path) -> None:
   text = json.dumps(result, indent=1, allow_nan=False) + '\n'
   write_atomic(folder / 'diagnose.json', text.encode())
   write_atomic(folder / 'measurements.csv', found.to_csv().encode())
+  save_figures(result, found, folder)
+  write_atomic(folder / 'diagnose.md', diagnosis_page(result, found).encode())

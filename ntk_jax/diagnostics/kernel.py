@@ -67,8 +67,8 @@ def kernel_facts(gram: Float[NDArray, 'C C']) -> KernelFacts:
   if count < 2:
     raise ConfigError(f'contexts is {count}: a correlation takes at least 2')
   gram = np.asarray(gram, np.float64)
-  scale = np.sqrt(np.diag(gram))
   with np.errstate(divide='ignore', invalid='ignore'):
+    scale = np.sqrt(np.diag(gram))
     alike = gram / np.outer(scale, scale)
   others = ~np.eye(count, dtype=bool)
   values = np.linalg.eigvalsh(gram)
@@ -82,7 +82,7 @@ def kernel_facts(gram: Float[NDArray, 'C C']) -> KernelFacts:
 
 def empirical_kernel(
   gradient: Callable[[Any], Any],
-  contexts: Sequence[Any],
+  contexts: Sequence[Any] | Array | NDArray,
   *,
   group: Callable[[Any], dict[str, list[Any]]] = by_group,
   held: int = HELD_BYTES,
@@ -112,7 +112,9 @@ def empirical_kernel(
     name: np.zeros((count, count)) for name in group(shapes)
   }
 
+  own, other = [], None
   for number, rows in enumerate(blocks):
+    del own, other  # or two blocks would be held while the next is made
     own = [group(gradient(contexts[row])) for row in rows]
     for columns in blocks[number:]:
       for j, column in enumerate(columns):
@@ -133,7 +135,8 @@ def _dots(
     return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32))
 
   return {
-    name: sum(map(dot, leaves, other[name])) for name, leaves in one.items()
+    name: jnp.stack([*map(dot, leaves, other[name])]).sum()
+    for name, leaves in one.items()
   }
 
 
@@ -141,7 +144,7 @@ def model_kernel(
   params: Params,
   config: ModelConfig,
   schemes: Sequence[SchemeArrays],
-  contexts: Int32[NDArray, 'C T'],
+  contexts: Int32[Array | NDArray, 'C T'],
   direction: Float32[NDArray, ' V'],
   *,
   held: int = HELD_BYTES,

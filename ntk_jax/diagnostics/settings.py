@@ -79,6 +79,16 @@ class DiagnoseConfig:
     return max(self.rows, self.texts, self.contexts)
 
 
+def lengths_around(trained: int) -> tuple[int, ...]:
+  """A quarter of a trained length to four times it.
+
+  >>> lengths_around(512)
+  (128, 256, 512, 1024, 2048)
+  """
+  around = (trained // 4, trained // 2, trained, 2 * trained, 4 * trained)
+  return tuple(n for n in around if n >= _SHORTEST)
+
+
 def fast_diagnosis(config: DiagnoseConfig) -> DiagnoseConfig:
   """The same in seconds: short rows, one draw, no training.
 

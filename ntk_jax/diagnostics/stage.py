@@ -120,7 +120,8 @@ class Stage:
           self._inputs('text', n, config.contexts),
           direction,
         )
-        grams['attention'] = sum(grams[g] for g in ('wq', 'wk', 'wv', 'wo'))
+        attention = [grams[group] for group in ('wq', 'wk', 'wv', 'wo')]
+        grams['attention'] = np.sum(attention, axis=0)
         for group, gram in grams.items():
           for name, value in kernel_facts(gram)._asdict().items():
             self._add(variant, 'text', name, group, n, value)

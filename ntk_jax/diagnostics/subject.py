@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from ntk_jax.data.tokenize import (
   tokenize,
 )
 from ntk_jax.errors import ConfigError
-from ntk_jax.interop import load
+from ntk_jax.interop import architecture, load
+from ntk_jax.interop.config_file import read_json
 from ntk_jax.interop.hub import folder_of
 from ntk_jax.model.config import ModelConfig
 from ntk_jax.model.params import Params, init_params, parameter_count
@@ -79,23 +81,28 @@ class Subject:
     }
 
 
-def about_to_train(config: TrainConfig, name: str, longest: int) -> Subject:
+def about_to_train(
+  config: TrainConfig, name: str, schemes: tuple[Scheme, ...] = ()
+) -> Subject:
   """The model that a config would train, as it starts.
 
   Args:
     config: of a training run.
     name: of it.
-    longest: tokens of a row that will be read.
+    schemes: how positions enter when it is diagnosed; none are those of the
+      config, under which it would be trained.
 
   Raises:
-    ConfigError: for a wrong config, or text or a tokenizer of no use.
+    ConfigError: for a wrong config, one too large for this machine, or text
+      or a tokenizer of no use.
   """
   config.validate(jax.device_count())
-  corpus, documents = _text(config, longest)
+  check_room(config.model)
+  corpus, documents = _text(config)
   return Subject(
     name,
     config.model,
-    config.build_schemes(),
+    schemes or config.build_schemes(),
     lambda seed: init_params(jax.random.key(config.seed + seed), config.model),
     0,
     corpus,
@@ -105,19 +112,18 @@ def about_to_train(config: TrainConfig, name: str, longest: int) -> Subject:
   )
 
 
-def trained_run(folder: str, step: int | None, longest: int) -> Subject:
+def trained_run(folder: str, step: int | None = None) -> Subject:
   """The model of a run of `experiments.train`.
 
   Args:
     folder: its workdir.
     step: of the checkpoint; None is the newest.
-    longest: tokens of a row that will be read; 0 is told by the run.
 
   Raises:
     ConfigError: a folder without a run, another text than it was trained on.
   """
   config, trained_on = read_config(Path(folder))
-  corpus, documents = _text(config, longest)
+  corpus, documents = _text(config)
   if corpus.fingerprint != trained_on:
     raise ConfigError(
       f'corpus {corpus.name!r} has fingerprint {corpus.fingerprint}, the run '
@@ -138,14 +144,15 @@ def trained_run(folder: str, step: int | None, longest: int) -> Subject:
 
 
 def loaded_checkpoint(
-  folder: str, corpus_path: str | None, longest: int
+  folder: str, corpus_path: str | None = None, longest: int = 0
 ) -> Subject:
   """The model of a Hugging Face folder.
 
   Args:
     folder: with config.json, safetensors and tokenizer.json.
     corpus_path: text to read; None is the standard library's sources.
-    longest: tokens of a row that will be read.
+    longest: tokens of a row that will be read; 0 is four times the trained
+      length.
 
   Raises:
     ConfigError: as `ntk_jax.interop.load` does, or for text or a tokenizer of
@@ -160,6 +167,8 @@ def loaded_checkpoint(
       f'model {model.config.vocab} embeddings; is it the tokenizer of this '
       'model?'
     )
+  trained = _trained_length(path, model.schemes)
+  longest = longest or 4 * trained
   corpus = load_corpus(
     corpus_path, piece=max(PIECE, _BYTES_PER_TOKEN * longest)
   )
@@ -169,27 +178,38 @@ def loaded_checkpoint(
     model.config,
     model.schemes,
     lambda seed: params,
-    trained_length(path, model.schemes),
+    trained,
     corpus,
     _ids(corpus, tokenizer),
   )
 
 
-def trained_length(folder: Path, schemes: tuple[Scheme, ...]) -> int:
-  """The length that a checkpoint was trained at, before any scaling."""
-  from ntk_jax.interop import architecture
-  from ntk_jax.interop.config_file import read_json
+def check_room(config: ModelConfig) -> None:
+  """Raises ConfigError where a CPU has no room for parameters and gradients.
 
-  original = [s.spec.original_length for s in schemes]
-  known = [length for length in original if length]
-  return max(
-    known, default=architecture(read_json(folder / 'config.json')).length
-  )
+  The parameters, two gradients and one that is being made.
+  """
+  if jax.default_backend() != 'cpu':
+    return
+  needs = 4 * 4 * parameter_count(config)
+  has = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  if needs > has:
+    raise ConfigError(
+      f'a model of {parameter_count(config):,} parameters needs '
+      f'{needs / 2**30:,.0f} GiB here (parameters and three gradients), the '
+      f'machine has {has / 2**30:,.0f} GiB: diagnose a smaller one'
+    )
 
 
-def _text(
-  config: TrainConfig, longest: int
-) -> tuple[Corpus, tuple[NDArray, ...]]:
+def _trained_length(folder: Path, schemes: tuple[Scheme, ...]) -> int:
+  """Of a checkpoint: before any scaling of its rope."""
+  known = [s.spec.original_length for s in schemes if s.spec.original_length]
+  if known:
+    return max(known)
+  return architecture(read_json(folder / 'config.json')).length
+
+
+def _text(config: TrainConfig) -> tuple[Corpus, tuple[NDArray, ...]]:
   """The corpus of a run, with the documents that training does not read."""
   data = config.data
   tokenizer = load_tokenizer(data.tokenizer)

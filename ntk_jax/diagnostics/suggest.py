@@ -44,17 +44,18 @@ def crossing(
 ) -> float:
   """The multiplier at which a monotone curve takes a value.
 
-  Linear in ln c between those that were tried; nan beyond them.
+  Linear in c^2 between those that were tried, as entropy and the logarithm of
+  the sum of squares are for Gaussian logits; nan beyond them.
 
-  >>> crossing([1.0, 4.0], np.array([0.9, 0.7]), 0.8)
-  2.0
+  >>> crossing([1.0, 7.0], np.array([0.9, 0.7]), 0.8)
+  5.0
   """
   values = np.asarray(values, np.float64)
   order = np.argsort(values)
   if not values[order[0]] <= wanted <= values[order[-1]]:
     return float('nan')
-  at = np.interp(wanted, values[order], np.log(tried)[order])
-  return round(float(np.exp(at)), 6)
+  at = np.interp(wanted, values[order], np.square(tried)[order])
+  return round(float(np.sqrt(at)), 6)
 
 
 def fitted_slope(
@@ -85,7 +86,8 @@ def suggestion(
   """The temperature that keeps a measured quantity as at the reference.
 
   Args:
-    keeps: its name: 'entropy' for `H / ln n`, 'variance' for `sum_j p_j^2`.
+    keeps: its name: 'entropy' for `H / ln n`, 'variance' for the logarithm of
+      `sum_j p_j^2`.
     lengths: where it was measured.
     reference: one of them.
     curves: the quantity by length, layer and multiplier.
@@ -95,10 +97,10 @@ def suggestion(
     ConfigError: a reference that was not measured.
 
   >>> tried = (0.5, 1.0, 2.0, 4.0)
-  >>> spread = np.log(tried)[None, None] - 0.1 * np.arange(3)[:, None, None]
+  >>> spread = np.square(tried)[None, None] - np.arange(3.0)[:, None, None]
   >>> found = suggestion('variance', [128, 256, 512], 128, spread, tried)
   >>> found.multipliers, round(found.slope, 3)
-  ((1.0, 1.105171, 1.221403), 0.158)
+  ((1.0, 1.414214, 1.732051), 0.542)
   """
   lengths = list(lengths)
   if reference not in lengths or 1.0 not in tried:

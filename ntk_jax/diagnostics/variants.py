@@ -24,7 +24,7 @@ LOGN, FLAT_ENTROPY = 'q * log n', 'q * flat entropy'
 FLAT_VARIANCE = 'q * flat variance'
 FITTED_ENTROPY = 'q * fit of entropy'
 FITTED_VARIANCE = 'q * fit of variance'
-_TEMPERATURES = (LOGN, FLAT_ENTROPY, FLAT_VARIANCE)
+_TEMPERATURES = (FLAT_VARIANCE, LOGN, FLAT_ENTROPY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ def closed_forms(reference: int, spread: float) -> tuple[Variant, ...]:
   def logn(p: NDArray) -> Array:
     return temperature.logn(p, length=reference)
 
-  forms = logn, flat_entropy, flat_variance
+  forms = flat_variance, logn, flat_entropy
   return tuple(
     Variant(name, temperature=form) for name, form in zip(_TEMPERATURES, forms)
   )

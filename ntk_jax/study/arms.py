@@ -83,7 +83,7 @@ def short_length(config: StudyConfig) -> int:
   """Rows of the arms that never see the full length: a quarter of it.
 
   >>> short_length(StudyConfig()), short_length(StudyConfig(lengths=(64, 128)))
-  (128, 64)
+  (256, 64)
   """
   quarter = [n for n in config.lengths if 4 * n <= config.full]
   return quarter[-1] if quarter else config.lengths[0]

@@ -47,12 +47,12 @@ class StudyConfig:
   seeds: int = 3
   minutes: float = 90.0
   corpus: str | None = None
-  lengths: tuple[int, ...] = (64, 128, 256, 512)
+  lengths: tuple[int, ...] = (64, 256, 1024)
   steps: int = 240
   tokens_per_step: int = 4096
   learning_rate: float = 3e-3
   probe_every: int = 12
-  probe_rows: int = 16
+  probe_rows: int = 8
   rows: int = 32
   model: ModelConfig = ModelConfig(vocab=retrieval.VOCAB)
   fresh: bool = True

@@ -26,6 +26,7 @@ from ntk_jax.objective import scheme_specs
 from ntk_jax.scheme import SchemeArrays
 from ntk_jax.sharding import batch_spec, make_mesh, shardings
 from ntk_jax.step import init_state, state_shardings, train_step
+from ntk_jax.train.checks import fit_problems
 from ntk_jax.train.settings import TrainConfig
 
 # What libtpu asks of a machine that has no TPU: no metadata server, one host,
@@ -137,9 +138,14 @@ def forecast(
   devices = jax.devices() if target is None else topology(target)
   if config.mesh.size == 1:
     devices = devices[:1]
-  for rows, length in shapes:
-    data = dataclasses.replace(config.data, batch_rows=rows, max_length=length)
-    dataclasses.replace(config, data=data).validate(len(devices))
+  config.validate(len(devices))
+  wrong = [
+    f'{rows:,} rows of {length:,}: {text}'
+    for rows, length in shapes
+    for text in fit_problems(_with_rows(config, rows, length), 1)
+  ]
+  if wrong:
+    raise ConfigError('; '.join(wrong))
   if config.mesh.size == 1:
     where: Any = SingleDeviceSharding(devices[0])
   else:
@@ -164,6 +170,12 @@ def forecast(
     else:
       found.append(Forecast(rows, length, need, compiled))
   return found
+
+
+def _with_rows(config: TrainConfig, rows: int, length: int) -> TrainConfig:
+  """The run as if its rows had one shape."""
+  data = dataclasses.replace(config.data, batch_rows=rows, max_length=length)
+  return dataclasses.replace(config, data=data)
 
 
 def topology(name: str) -> list[jax.Device]:
@@ -256,7 +268,7 @@ def _schemes(
   config: TrainConfig, rows: int, length: int
 ) -> tuple[SchemeArrays, ...]:
   """Shapes of the schemes' arrays; temperatures go by each row's positions."""
-  schemes = config.build_schemes()
+  schemes = config.schemes_at(length)
   varies = any(scheme.temperature is not None for scheme in schemes)
   made = tuple(s.arrays(length, np.arange(length)) for s in schemes)
   scales = jax.ShapeDtypeStruct(

@@ -110,9 +110,16 @@ def wanted() -> dict[ModelConfig, Any]:
 @pytest.mark.parametrize(
   ('config', 'remat', 'tile'),
   [
-    *((BIASED, remat, 8) for remat in REMAT),
-    (BIASED, 'none', 99),  # a tile that holds them all is a tile
-    *((SPARSE, remat, 8) for remat in ('none', 'dots')),
+    (BIASED, 'none', 8),
+    (BIASED, 'attention', 99),  # a tile that holds them all is a tile
+    (BIASED, 'offload', 8),
+    (SPARSE, 'none', 8),
+    # Other tests hold those of dense models over a mesh and in a step.
+    *(
+      pytest.param(config, remat, 8, marks=pytest.mark.slow)
+      for config in (BIASED, SPARSE)
+      for remat in ('dots', 'attention', 'full')
+    ),
   ],
   ids=lambda x: 'experts' if x is SPARSE else '' if x is BIASED else str(x),
 )

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from model import oracle
 
-from ntk_jax import diagnostics
 from ntk_jax.data import retrieval
 from ntk_jax.diagnostics import (
   QUERIES,
@@ -20,6 +19,7 @@ from ntk_jax.diagnostics import (
   measure,
   normalised_entropy,
 )
+from ntk_jax.diagnostics import pieces as module
 from ntk_jax.errors import ConfigError
 from ntk_jax.evaluation.score import TestRows, evaluate
 from ntk_jax.loss import cross_entropy
@@ -320,13 +320,13 @@ def test_one_executable_for_all_lengths_methods_and_models(
   texts: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   traced = []
-  watched = diagnostics.watched
+  watched = module.watched
 
   def counting(*args: Any) -> Any:
     traced.append(1)
     return watched(*args)
 
-  monkeypatch.setattr(diagnostics, 'watched', counting)
+  monkeypatch.setattr(module, 'watched', counting)
   # A config that no other test has compiled.
   config = dataclasses.replace(CONFIG, rope_theta=9998.0)
   found: list[Measured] = [
