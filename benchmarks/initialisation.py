@@ -23,6 +23,7 @@ from benchmarks import page
 from ntk_jax import initializers
 from ntk_jax.attention import attention
 from ntk_jax.data.text import BYTES, load_corpus, spread_rows
+from ntk_jax.diagnostics.findings import log_slope
 from ntk_jax.errors import ConfigError
 from ntk_jax.rope import RopeSpec, apply_rope, cos_sin, phases
 from ntk_jax.temperature import divisor
@@ -230,7 +231,7 @@ def measure(
 
 def slope(ratio: NDArray, lengths: tuple[int, ...] = LENGTHS) -> float:
   """Slope of ln ratio over ln n."""
-  return float(np.polyfit(np.log(lengths), np.log(ratio), 1)[0])
+  return log_slope(lengths, ratio)
 
 
 def derived(case: Case, n: int, rho: float) -> float | None:

@@ -78,8 +78,8 @@ def diagnose(
     NumericsError: if training for a few steps failed.
   """
   config.validate()
-  _check_writable(Path(folder))
   job = _Job(subject, config)
+  _check_writable(Path(folder))
   began = time.monotonic()
   if subject.trained:
     job.trained()
@@ -216,12 +216,11 @@ class _Job:
 
   def _fits(self, stage: Stage) -> list[Variant]:
     """The suggested temperatures of a model that was seen."""
-    fits = [
+    return [
       kinds.fitted(_FITTED[s.keeps], self.reference, s.slope)
       for s in self._suggest([stage])
       if np.isfinite(s.slope)
     ]
-    return fits
 
   def _suggest(self, stages: list[Stage]) -> list[Suggestion]:
     """From the mean of their curves."""

@@ -78,10 +78,12 @@ def _about(result: dict[str, Any]) -> str:
 
 def _stage(result: dict[str, Any], found: Findings, stage: str) -> list[str]:
   reader = Reader(found, stage)
+  trained = _how_trained(result) if stage.startswith('after') else []
   slug = stage.replace(' ', '_')
   pairs = f'{result["pairs_alike"]} of {result["pairs"]} pairs'
   return [
     f'## {stage.capitalize()}: the variance of attention outputs',
+    *trained,
     _bullets(reader.variance()),
     as_markdown(variance_rows(found, stage)),
     'Var(out) / Var(v), gains counted; the slope is that of its logarithm over '
@@ -118,6 +120,19 @@ def _stage(result: dict[str, Any], found: Findings, stage: str) -> list[str]:
     'H / ln n by length, mean over layers and heads, the whole model under '
     'each:',
     as_markdown(entropy_rows(found, stage)),
+  ]
+
+
+def _how_trained(result: dict[str, Any]) -> list[str]:
+  run = result['subject']['config']
+  optimizer, data = run['optimizer'], run['data']
+  return [
+    'Each way to start was trained for as many steps: a run of its own of '
+    f'{data["batch_rows"]} rows of {data["max_length"]:,} tokens, warm-up and '
+    f'decay included, peak {optimizer["peak"]:g}. Gains were those of that '
+    'length (or the longest measured one below it), one for all layers, and '
+    'are in the parameters since. Temperatures are put on the first one '
+    'afterwards.'
   ]
 
 

@@ -164,10 +164,12 @@ def at_start(config: ModelConfig, reference: int) -> tuple[Variant, ...]:
     for name, kind in DIVISORS.items()
     if name != own_name(config)
   ]
-  found += [Variant(NAIVE, gain='naive'), Variant(AWARE, gain='aware')]
+  spread = config.head_dim * config.scale**2  # s^2 of unit queries and keys
+  found.append(Variant(NAIVE, gain='naive'))
+  if spread < math.log(reference) / 2:  # else there is no derivation
+    found.append(Variant(AWARE, gain='aware'))
   if not config.head_norm:
     found.append(Variant(NORM, head_norm=True))
-  spread = config.head_dim * config.scale**2  # s^2 of unit queries and keys
   return (*found, *closed_forms(reference, spread))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ntk_jax.diagnostics import gradient_norms, group_of, measure
 from ntk_jax.diagnostics.gradients import by_group, scaled_arrays
@@ -51,6 +52,7 @@ def test_norms_are_those_of_the_mean_loss_of_the_pieces() -> None:
     np.testing.assert_allclose(found[group], norm, rtol=2e-5, err_msg=group)
 
 
+@pytest.mark.slow
 def test_together_they_are_the_norm_that_measure_finds() -> None:
   params, texts = params_of(CONFIG), tokens_of(2, 25)
   found = gradient_norms(
@@ -61,6 +63,7 @@ def test_together_they_are_the_norm_that_measure_finds() -> None:
   np.testing.assert_allclose(squares**0.5, whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_embeddings_may_be_given_in_place_of_ids() -> None:
   """Then all gradients but the embedding's are the same."""
   params, texts = params_of(CONFIG), tokens_of(1, 17)

@@ -101,7 +101,9 @@ def expected_of(
   }
 
 
-@pytest.mark.parametrize('config', [CONFIG, NORMED])
+@pytest.mark.parametrize(
+  'config', [pytest.param(CONFIG, marks=pytest.mark.slow), NORMED]
+)
 def test_heads_are_those_of_the_float64_decoder(
   config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +164,9 @@ def decoder_of(weights: Any) -> Params:
   return Params(weights['embed'], layers, jnp.ones(bench.D))
 
 
-@pytest.mark.parametrize('text', [True, False])
+@pytest.mark.parametrize(
+  'text', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_ratio_and_rho_are_the_benchmarks(text: bool) -> None:
   """It has a decoder of its own; embeddings of norm sqrt(D) are not scaled."""
   n, config = 64, ModelConfig(vocab=256, scale_embed=False)
@@ -184,6 +188,7 @@ def test_ratio_and_rho_are_the_benchmarks(text: bool) -> None:
     np.testing.assert_allclose(found.rho[depth].mean(), rho, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_independent_inputs_leave_what_is_derived() -> None:
   n, config = 256, ModelConfig(vocab=9, layers=1)
   scheme = Scheme(RopeSpec('default', 32))

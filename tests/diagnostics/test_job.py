@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from make_checkpoint import make
 
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.diagnostics import variants as kinds
@@ -16,9 +17,14 @@ from ntk_jax.diagnostics.findings import Findings
 from ntk_jax.diagnostics.job import diagnose
 from ntk_jax.diagnostics.page import diagnosis_page, diagnosis_text
 from ntk_jax.diagnostics.settings import DiagnoseConfig
-from ntk_jax.diagnostics.subject import about_to_train, check_room, trained_run
+from ntk_jax.diagnostics.subject import (
+  about_to_train,
+  check_room,
+  loaded_checkpoint,
+  trained_run,
+)
 from ntk_jax.errors import ConfigError
-from ntk_jax.model import ModelConfig
+from ntk_jax.model import ModelConfig, parameter_count
 from ntk_jax.model.published import MODELS
 from ntk_jax.optimizer import OptimizerConfig
 from ntk_jax.train import TrainConfig, run
@@ -31,9 +37,7 @@ RUN = TrainConfig(
   data=DataConfig(corpus=CORPUS, max_length=32, batch_rows=2),
   optimizer=OptimizerConfig(peak=1e-2, steps=6, warmup=2),
 )
-CONFIG = DiagnoseConfig(
-  lengths=(16, 32), rows=2, contexts=3, seeds=2, steps=0
-)
+CONFIG = DiagnoseConfig(lengths=(16, 32), rows=2, contexts=3, seeds=2, steps=0)
 FILES = {
   'diagnose.json',
   'diagnose.md',
@@ -145,3 +149,18 @@ def test_what_cannot_be_done_is_refused_before_any_work(
     about_to_train(dataclasses.replace(RUN, model=small), 'small')
   with pytest.raises(ConfigError, match='GiB'):
     check_room(MODELS['llama2-70b'])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_read_as_its_tokenizer_does(tmp_path: Path) -> None:
+  make(tmp_path / 'tiny')
+  subject = loaded_checkpoint(str(tmp_path / 'tiny'), CORPUS)
+  assert (subject.trained, subject.run) == (128, None)
+  rows = subject.rows(129, 4)
+  assert rows.max() < subject.config.vocab
+  assert (rows >= 256).any()  # not bytes
+  assert parameter_count(subject.params(0)) == parameter_count(subject.config)
+  config = dataclasses.replace(CONFIG, lengths=(64, 128), rows=1)
+  result, found = diagnose(subject, config, tmp_path / 'out', '')
+  assert found.variants('trained', 'trace')[0] == '1/sqrt(d)'
+  assert result['reference'] == 128

@@ -41,7 +41,9 @@ def kernel_of(config: ModelConfig, **options: Any) -> dict[str, np.ndarray]:
   )
 
 
-@pytest.mark.parametrize('config', [CONFIG, NORMED])
+@pytest.mark.parametrize(
+  'config', [pytest.param(CONFIG, marks=pytest.mark.slow), NORMED]
+)
 def test_it_is_the_product_of_explicit_jacobians(config: ModelConfig) -> None:
   params, contexts = params_of(config), tokens_of(COUNT, LENGTH)
   arrays = scaled_arrays(SCHEMES, LENGTH, np.arange(LENGTH))
