@@ -31,6 +31,7 @@ from typing import Any
 from absl import flags
 
 from experiments import launch
+from ntk_jax.errors import ConfigError
 from ntk_jax.study import ARMS, StudyConfig, study, tiny
 from ntk_jax.study.page import study_table
 
@@ -56,6 +57,12 @@ _STEPS = flags.DEFINE_integer(
   f'steps of every arm, a multiple of {_DEFAULT.probe_every} (default: '
   f'{_DEFAULT.steps})',
 )
+_LENGTHS = flags.DEFINE_list(
+  'lengths',
+  None,
+  'of the stages of growth, each dividing the next; the last is the full one '
+  f'(default: {",".join(map(str, _DEFAULT.lengths))})',
+)
 _CORPUS = flags.DEFINE_string(
   'corpus',
   None,
@@ -71,7 +78,7 @@ _WORKDIR = flags.DEFINE_string(
 _FAST = flags.DEFINE_boolean(
   'fast', False, 'a tiny model, few steps and arms, to see the way in seconds'
 )
-_SETTINGS = (_ARMS, _SEEDS, _MINUTES, _STEPS, _CORPUS)
+_SETTINGS = (_ARMS, _SEEDS, _MINUTES, _STEPS, _LENGTHS, _CORPUS)
 
 
 def main() -> None:
@@ -81,10 +88,21 @@ def main() -> None:
   }
   if 'arms' in given:
     given['arms'] = tuple(name.strip() for name in given['arms'])
+  if 'lengths' in given:
+    given['lengths'] = _whole_numbers(given['lengths'])
   config = tiny(_DEFAULT) if _FAST.value else _DEFAULT
   default = 'runs/study-fast' if _FAST.value else 'runs/study'
   config = dataclasses.replace(config, **given)
   print(study_table(study(config, _WORKDIR.value or default)))
+
+
+def _whole_numbers(words: list[str]) -> tuple[int, ...]:
+  try:
+    return tuple(int(word) for word in words)
+  except ValueError as error:
+    raise ConfigError(
+      f'lengths are {",".join(words)}: whole numbers, such as 64,128,256,512'
+    ) from error
 
 
 if __name__ == '__main__':

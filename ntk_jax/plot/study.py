@@ -25,6 +25,7 @@ from ntk_jax.plot.png import stamped
 
 # The arms that curves are drawn of, each with a colour of its own.
 _MAIN = ('steps', 'threshold', 'quality', 'shuffled')
+_MARKED = ('threshold', 'quality')  # growth by loss
 _CONTROL = 'constant'
 _BLACK = '#333333'
 _VERDICTS = {'better': COLOURS[2], 'worse': COLOURS[1], 'tie': GREY}
@@ -60,6 +61,7 @@ def study_curves(result: Plain) -> Figure:
   left, right = figure.subplots(1, 2)
   labels = [_draw_curve(left, row, look) for row, look in rows]
   _mark_target(left, result)
+  left.set_ylim(top=_top(rows))
   for row, look in rows:
     _draw_lengths(right, row, look, result['plan']['steps'])
   left.set(
@@ -76,7 +78,7 @@ def study_curves(result: Plain) -> Figure:
   write_labels(left, labels)
   write_foot(
     figure,
-    f'lines: medians of {len(result["seeds"])} seeds, bands: their range; '
+    f'lines: medians over seeds ({len(result["seeds"])}), bands: their range; '
     'right: every seed; the same tokens in every arm',
   )
   return figure
@@ -131,6 +133,15 @@ def _draw_curve(axes: Axes, row: Plain, look: Look) -> Label:
   return Label(row['name'], x[-1], y[-1], look.colour)
 
 
+def _top(rows: list[tuple[Plain, Look]]) -> float:
+  """A loss above which curves are cut off: that after an eighth of a run."""
+  early = [
+    np.median([each['loss'][len(each['loss']) // 8] for each in row['curves']])
+    for row, _ in rows
+  ]
+  return 1.05 * float(max(early))
+
+
 def _mark_target(axes: Axes, result: Plain) -> None:
   """A line at the loss with which the control ends, and when it is reached."""
   control = next(r for r in result['arms'] if r['name'] == _CONTROL)
@@ -140,7 +151,7 @@ def _mark_target(axes: Axes, result: Plain) -> None:
   came = [
     (row['reach']['cpu']['median'], row['name'])
     for row in result['arms']
-    if row['name'] in _MAIN and row['reach']['cpu']['median'] is not None
+    if row['name'] in _MARKED and row['reach']['cpu']['median'] is not None
   ]
   if came:
     share, name = min(came)

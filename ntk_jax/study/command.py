@@ -6,7 +6,7 @@ import shlex
 
 from ntk_jax.study.settings import StudyConfig, tiny
 
-FLAGS = ('arms', 'seeds', 'minutes', 'corpus', 'steps')
+FLAGS = ('arms', 'seeds', 'minutes', 'corpus', 'steps', 'lengths')
 
 
 def study_command(config: StudyConfig) -> str:
@@ -31,5 +31,5 @@ def study_command(config: StudyConfig) -> str:
 
 def _text(value: object) -> str:
   if isinstance(value, tuple):
-    return ','.join(value)
+    return ','.join(map(str, value))
   return f'{value:g}' if isinstance(value, float) else str(value)

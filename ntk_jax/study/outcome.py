@@ -13,7 +13,7 @@ from ntk_jax.config import fingerprint, to_plain
 from ntk_jax.data.retrieval import KEYS, VALUES
 from ntk_jax.evaluation.intervals import DRAWS, Bootstrap, Interval
 from ntk_jax.evaluation.score import Scores
-from ntk_jax.extend.rank import SAME
+from ntk_jax.extend.rank import LEARNED, SAME
 from ntk_jax.metrics.versions import versions
 from ntk_jax.study.arms import CONSTANT, Arm
 from ntk_jax.study.curves import (
@@ -32,7 +32,6 @@ from ntk_jax.typing import Float64, NDArray
 PROTOCOL = 'study_curriculum-1'  # the rows, probes, intervals and rules
 BAR = 0.75  # of constant length's CPU-seconds, that growth by loss may take
 SAME_RECALL = 0.05  # share of hidden values; less is no difference
-LEARNED = 0.9  # share of hidden values from which recall counts as learned
 DRIVEN = ('threshold', 'quality')  # growth by loss
 
 
@@ -164,7 +163,7 @@ def _total(runs: Sequence[Lines], name: str) -> dict[str, Any]:
 
 
 def _learned(curves: Sequence[Curve], cost: str) -> dict[str, Any]:
-  """What it takes to find most of what is hidden."""
+  """What it takes to find half of what is hidden, for good."""
   found = [reach(c.costs[cost], -c.recall, -LEARNED) for c in curves]
   return over_seeds(found).plain()
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import csv
 import io
 
-from ntk_jax.report.phrases import Plain, loss, points, share, signed
+from ntk_jax.report.phrases import Plain, counted, loss, points, share, signed
 from ntk_jax.report.tables import aligned_table, markdown_table
-from ntk_jax.study.findings import bar, limits, lists, recall_learned, times
+from ntk_jax.study.findings import (
+  bar,
+  limits,
+  lists,
+  near_readers,
+  recall_learned,
+  times,
+)
 
 _COSTS = {
   'cpu': 'CPU-seconds',
@@ -24,15 +31,16 @@ def study_page(result: Plain) -> str:
     '# Does growing the length help, and what else does?',
     bar(result),
     recall_learned(result),
-    _bullets(lists(result)),
+    _bullets([*lists(result), *near_readers(result)]),
     '![Held-out loss against time, and length over steps](study.png)',
     '## How this was done',
     _bullets(_done(result)),
     f'## Time to the loss at {full} tokens with which constant length ends',
     'As a multiple of all that constant length takes, seed by seed: median '
-    'and range. A curve is there from where on it stays below. The last '
-    'columns tell when nine tenths of the hidden values are found for good, '
-    'and what one has when constant length ends, in bits above it.',
+    'and range. A curve is there from where on it stays below; constant '
+    'length itself may be so a little before its end. The last columns tell '
+    'when half of the hidden values are found for good, and what one has when '
+    'constant length ends, in bits above it.',
     markdown_table(_reached(result)),
     f'## At equal tokens, at {full}',
     'Bits per byte of held-out text in the second half of positions, the '
@@ -102,9 +110,10 @@ def _done(result: Plain) -> list[str]:
   lines = [f'`{row["name"]}`: {row["what"]}.' for row in result['arms']]
   lines.append(
     f'Every arm takes {plan["steps"]} steps of {config["tokens_per_step"]:,} '
-    f'tokens on the same text under the same learning rate, {config["seeds"]} '
-    f'times from other parameters and in another order; half of the rows hide '
-    'values and ask for them.'
+    f'tokens on the same text under the same learning rate, with '
+    f'{counted(config["seeds"], "seed")} of parameters and order; half of the '
+    'rows hide values and ask for them, and the answers of a row weigh half as '
+    'much as its tokens.'
   )
   if plan['steps'] < plan['asked']:
     lines.append(
@@ -134,7 +143,7 @@ def _reached(result: Plain) -> list[list[str]]:
     'arm',
     *_COSTS.values(),
     'CPU-seconds in all',
-    'compiling (s)',
+    'waited for compiling (s)',
     'recall at CPU-seconds',
     'at equal time',
   ]

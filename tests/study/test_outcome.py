@@ -13,7 +13,14 @@ from PIL import Image
 
 from ntk_jax.evaluation.intervals import Interval
 from ntk_jax.plot.study import save_study, study_curves, study_differences
-from ntk_jax.study.findings import arm_of, bar, limits, lists, recall_learned
+from ntk_jax.study.findings import (
+  arm_of,
+  bar,
+  limits,
+  lists,
+  near_readers,
+  recall_learned,
+)
 from ntk_jax.study.outcome import judged
 from ntk_jax.study.page import study_csv, study_page, study_table
 from study.made_study import ARMS, CONFIG, STEPS, Made, made_study
@@ -53,9 +60,16 @@ def test_what_one_has_when_constant_ends(result: dict[str, Any]) -> None:
 
 def test_recall_is_learned_or_never(result: dict[str, Any]) -> None:
   learned = arm(result, 'steps')['learned']['cpu']
-  assert learned['median'] == pytest.approx(0.5 * 0.9 * STEPS + 2, abs=1e-6)
+  assert learned['median'] == pytest.approx(0.5 * 0.5 * STEPS + 2, abs=1e-6)
   assert arm(result, 'constant')['learned']['cpu']['reached'] == 0
-  assert 'none of `constant` and `mask`' in recall_learned(result)
+  assert 'none of `constant`.' in recall_learned(result)
+  assert 'every seed of `steps`, `threshold`, `forget`' in recall_learned(
+    result
+  )
+  assert near_readers(result) == []
+  blind = made_study(forget=Made(0.1, 2.3, 0.05, 0.5, (8, 16)))
+  (said,) = near_readers(blind)
+  assert 'of `forget` the loss is below' in said
 
 
 @pytest.mark.parametrize(
@@ -178,7 +192,12 @@ def test_curves_are_medians_with_their_range(result: dict[str, Any]) -> None:
   assert xy(steps)[0] == arm(result, 'steps')['curves'][1]['cpu']
   assert xy(steps)[1] == arm(result, 'steps')['curves'][1]['loss']
   texts = {text.get_text() for text in left.texts}
-  assert {'constant', 'steps', 'threshold', 'steps: 0.31x the time'} <= texts
+  assert {
+    'constant',
+    'steps',
+    'threshold',
+    'threshold: 0.37x the time',
+  } <= texts
   grown = right.lines[CONFIG.seeds]
   assert xy(grown) == ([0, 8, 16, STEPS], [32, 64, 128, 128])
 

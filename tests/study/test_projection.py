@@ -17,7 +17,7 @@ from ntk_jax.study.projection import (
 )
 from ntk_jax.study.settings import StudyConfig
 
-CONFIG = StudyConfig()
+CONFIG = StudyConfig(lengths=(64, 128, 256, 512))
 COST = Prices(
   {64: 0.2, 128: 0.25, 256: 0.3, 512: 0.4}, dict.fromkeys(CONFIG.lengths, 3.0)
 )
