@@ -181,7 +181,7 @@ def test_rows_are_held_out_text_and_only_what_is_watched_is_read() -> None:
 
 def test_wrong_settings_are_named() -> None:
   assert ProbeConfig().problems() == []
-  wrong = ProbeConfig(-1, 0, 2, ('probe/ful',)).problems()
+  wrong = ProbeConfig(-1, 0, 2, names=('probe/ful',)).problems()
   assert len(wrong) == 4
   assert "did you mean 'probe/full'?" in wrong[-1]
 
