@@ -42,8 +42,8 @@ def save_figures(
       'kernel': _kernel(found, stage),
       'heads': _heads(found, stage),
     }
-    order = found.variants(stage, 'ratio')
     for name, (panels, note) in figures.items():
+      order = [] if name == 'heads' else found.variants(stage, 'ratio')
       path = folder / f'{name}_{stage.replace(" ", "_")}.png'
       save_panels(path, panels, [f'{stage}: {note}', source], about, order)
       paths.append(path)

@@ -131,7 +131,7 @@ class _Job:
     for seed in range(self.config.seeds):
       stage = self._stage(START, self.subject.params(seed), seed)
       self._tell(f'draw {seed}: heads')
-      stage.see_itself(itself)
+      stage.see_itself(itself, every_head=seed == 0)
       stage.see([*others, *self._fits(stage)])
       stage.see(kinds.named(variants, _INDEPENDENT), INDEPENDENT)
       self._tell(f'draw {seed}: gradients')
@@ -162,7 +162,7 @@ class _Job:
       if not stages:
         self._with_temperatures(stage, variant)
       else:
-        stage.see_itself(variant)
+        stage.see_itself(variant, every_head=False)
         stage.differentiate([variant])
         stage.contract([variant])
       stages.append(stage)
@@ -263,7 +263,7 @@ class _Job:
     alone = len(kinds.named(variants, _INDEPENDENT))
     differ = len(kinds.named(variants, _DIFFERENTIATED)) + 2
     work = config.seeds * work_of(
-      config, len(variants) + 2 + alone, differ, len(variants)
+      config, len(variants) + 2 + alone // 2, differ, len(variants)
     )
     if config.steps and self.subject.run is not None:
       ways = sum(variant.temperature is None for variant in variants)

@@ -111,7 +111,8 @@ def _stage(result: dict[str, Any], found: Findings, stage: str) -> list[str]:
     as_markdown(head_rows(found, stage, reader.own)),
     f'Of the model as it is, from {_span(found, stage, "ratio")}; "branch / '
     'stream" is the mean square of what attention adds over that of the '
-    'residual stream. Every head is in measurements.csv.',
+    'residual stream. Heads one by one (of the first draw) are in '
+    'measurements.csv.',
     f'![Heads by length](heads_{slug}.png)',
     f'## {stage.capitalize()}: a temperature from measurement',
     _bullets(

@@ -18,7 +18,8 @@ class DiagnoseConfig:
     lengths: n, increasing.
     reference: n0, one of them, where variants change nothing; None is the
       first at the start of training, the trained length after it.
-    rows: whose last queries are looked at, at every length.
+    rows: whose last queries are looked at, at every length; half as many of
+      independent inputs.
     texts: of the longest length, for gradients.
     contexts: samples of the kernel.
     kernel_longest: the longest length of the kernel.
@@ -29,7 +30,7 @@ class DiagnoseConfig:
 
   lengths: tuple[int, ...] = (128, 256, 512, 1024, 2048, 4096)
   reference: int | None = None
-  rows: int = 4
+  rows: int = 8
   texts: int = 1
   contexts: int = 8
   kernel_longest: int = 2048

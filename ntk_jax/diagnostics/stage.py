@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,15 @@ from ntk_jax.typing import Array, Int32, NDArray
 
 INDEPENDENT = 'independent'
 _BACKWARD = 3  # work of a gradient, in forward passes
-_BY_LAYER = 'entropy', 'sum_squares', 'logit_variance', 'sink_first', 'sink_few'
+_MEANS = (
+  'entropy',
+  'sum_squares',
+  'logit_variance',
+  'sink_first',
+  'sink_few',
+  'rho',
+)
+_QUANTITIES = (*_MEANS, 'logit_max', 'ratio', 'branch')
 _BY_HEAD = 'entropy', 'logit_max', 'sink_first', 'sink_few'
 
 
@@ -50,12 +58,12 @@ class Stage:
   records: list[Record] = dataclasses.field(default_factory=list)
   curves: dict[str, NDArray] = dataclasses.field(default_factory=dict)
 
-  def see_itself(self, variant: Variant) -> None:
-    """The model as it is: every head, rho, and multipliers tried."""
-    found = self._heads(variant, 'text')
+  def see_itself(self, variant: Variant, every_head: bool = True) -> None:
+    """The model as it is: all quantities, rho, and multipliers tried."""
+    found = self._heads(variant, 'text', _QUANTITIES)
     for n, heads in found.items():
       self.model.rho[n] = np.asarray(heads.rho).mean(axis=-1)
-      for name in _BY_HEAD:
+      for name in _BY_HEAD * every_head:
         self._by_head(variant, name, n, getattr(heads, name))
     for name in ('entropy', 'sum_squares'):
       self.curves[name] = np.array(
@@ -63,11 +71,13 @@ class Stage:
       )
 
   def see(self, variants: Iterable[Variant], inputs: str = 'text') -> None:
-    """What heads do under variants, layer by layer."""
+    """Variance and entropy under variants, layer by layer."""
     for variant in variants:
-      self._heads(variant, inputs)
+      self._heads(variant, inputs, ('ratio', 'entropy'))
 
-  def _heads(self, variant: Variant, inputs: str) -> dict[int, Heads]:
+  def _heads(
+    self, variant: Variant, inputs: str, quantities: Sequence[str]
+  ) -> dict[int, Heads]:
     found = {}
     for n in self.config.lengths:
       applied = self.model.under(variant, n)
@@ -79,7 +89,10 @@ class Stage:
         read,
         multipliers=TRIED,  # always: another number of them compiles anew
       )
-      self._by_layer(variant, inputs, n, heads, applied.gain)
+      by_layer = _by_layer(heads, applied.gain)
+      for name in quantities:
+        for layer, value in enumerate(by_layer[name]):
+          self._add(variant, inputs, name, f'layer {layer}', n, value)
       self.progress.advance(*[len(read) * n] * 2)
       found[n] = heads
     return found
@@ -136,28 +149,16 @@ class Stage:
     self, inputs: str, n: int, count: int | None = None
   ) -> Array | NDArray:
     """The ends of the rows, n tokens, or as many independent vectors."""
-    rows = self.rows[: count or self.config.rows]
     if inputs == 'text':
-      return rows[:, -1 - n : -1]
+      return self.rows[: count or self.config.rows, -1 - n : -1]
+    # Rows of text differ, independent ones hardly: half as many will do.
+    rows = self.rows[: count or (self.config.rows + 1) // 2]
     params, config = self.model.params, self.model.config
     power = float(np.std(np.asarray(params.embed, np.float32)))
     power *= config.dim**0.5 if config.scale_embed else 1.0
     shape = len(rows), rows.shape[1] - 1, config.dim
     x = jax.random.normal(jax.random.key(1000 + self.seed), shape)
     return x[:, -n:] * power
-
-  def _by_layer(
-    self, variant: Variant, inputs: str, n: int, heads: Heads, gain: NDArray
-  ) -> None:
-    by_layer = {
-      name: np.asarray(getattr(heads, name)).mean(axis=-1)
-      for name in (*_BY_LAYER, 'rho')
-    }
-    by_layer |= {'ratio': heads.ratio * gain**2, 'branch': heads.branch}
-    by_layer['logit_max'] = np.asarray(heads.logit_max).max(axis=-1)
-    for name, values in by_layer.items():
-      for layer, value in enumerate(values):
-        self._add(variant, inputs, name, f'layer {layer}', n, value)
 
   def _by_head(self, variant: Variant, name: str, n: int, values: Any) -> None:
     for (layer, head), value in np.ndenumerate(values):
@@ -185,6 +186,19 @@ class Stage:
         float(value),
       )
     )
+
+
+def _by_layer(heads: Heads, gain: NDArray) -> dict[str, NDArray]:
+  """Means over heads, of logits the largest; gains count in the ratio."""
+  means = {
+    name: np.asarray(getattr(heads, name)).mean(axis=-1) for name in _MEANS
+  }
+  largest = np.asarray(heads.logit_max).max(axis=-1)
+  return means | {
+    'logit_max': largest,
+    'ratio': heads.ratio * gain**2,
+    'branch': np.asarray(heads.branch),
+  }
 
 
 def direction_of(seed: int, vocab: int) -> NDArray:

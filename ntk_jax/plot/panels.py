@@ -25,6 +25,8 @@ from ntk_jax.plot.look import (
   stroke,
 )
 
+_DPI = 100  # wide figures
+
 
 class Panel(NamedTuple):
   """One of several plots over the same kind of x.
@@ -58,10 +60,11 @@ def panels(
   drawn = [name for panel in of for name in panel.lines]
   names = list(dict.fromkeys([*order, *drawn]))
   looks = {name: _look(number) for number, name in enumerate(names)}
-  figure = Figure(figsize=(3.3 * len(of) + 2.6, 4.1))
+  figure = Figure(figsize=(3.3 * len(of) + 2.6, 4.4))
   for axes, panel in zip(figure.subplots(1, len(of), squeeze=False)[0], of):
     _draw(axes, panel, looks)
   place(figure, left=0.75, right=2.35, panels=len(of), gap=0.75)
+  figure.subplots_adjust(bottom=1.3 / figure.get_figheight())
   handles = [
     Line2D([], [], label=n, **stroke(looks[n])) for n in names if n in drawn
   ]
@@ -121,5 +124,6 @@ def save_panels(
   with matplotlib.rc_context(STYLE):
     out = io.BytesIO()
     metadata = {'Title': path.stem, 'Description': json.dumps(about)}
-    panels(of, foot, order).savefig(out, format='png', metadata=metadata)
+    figure = panels(of, foot, order)
+    figure.savefig(out, format='png', metadata=metadata, dpi=_DPI)
   write_atomic(path, out.getvalue())
