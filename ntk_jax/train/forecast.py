@@ -7,36 +7,29 @@ nothing is allocated, and a laptop compiles for a TPU that it does not have.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import topologies
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, PartitionSpec, SingleDeviceSharding
 
 from ntk_jax.data.batch import Batch
 from ntk_jax.errors import ConfigError
 from ntk_jax.memory import Need, step_need
 from ntk_jax.model.params import init_params
-from ntk_jax.objective import scheme_specs
-from ntk_jax.scheme import SchemeArrays
+from ntk_jax.model.transformer import Controls
+from ntk_jax.objective import control_specs, scheme_specs
 from ntk_jax.sharding import batch_spec, make_mesh, shardings
 from ntk_jax.step import init_state, state_shardings, train_step
 from ntk_jax.train.checks import fit_problems
+from ntk_jax.train.course import Inputs
+from ntk_jax.train.regularised import regularised
 from ntk_jax.train.settings import TrainConfig
+from ntk_jax.train.stages import Stages
+from ntk_jax.train.topology import topology
 
-# What libtpu asks of a machine that has no TPU: no metadata server, one host,
-# and other processes that have loaded it too.
-_WITHOUT_TPU = {
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-}
 # A CPU's buffers are the same however good its instructions are.
 _QUICK: Any = {'xla_backend_optimization_level': 0}
 _FULL = 'RESOURCE_EXHAUSTED'
@@ -178,34 +171,6 @@ def _with_rows(config: TrainConfig, rows: int, length: int) -> TrainConfig:
   return dataclasses.replace(config, data=data)
 
 
-def topology(name: str) -> list[jax.Device]:
-  """The devices of a TPU that is not there, to compile for.
-
-  Args:
-    name: a kind and how its chips stand: `v5e:4x4`, `v5p:2x2x1`, `v6e:2x2`.
-
-  Raises:
-    ConfigError: if libtpu is not installed, or does not know the name.
-  """
-  if importlib.util.find_spec('libtpu') is None:
-    raise ConfigError(
-      f'target {name!r}: compiling for a TPU takes libtpu, which is not '
-      'installed; pip install "jax[tpu]" (Linux on x86_64), or leave the '
-      'target out for this machine'
-    )
-  if jax.default_backend() != 'tpu':
-    for variable, value in _WITHOUT_TPU.items():
-      os.environ.setdefault(variable, value)
-  try:
-    return list(topologies.get_topology_desc(name, 'tpu').devices)
-  except Exception as error:  # of many kinds, none of them public
-    said = ' '.join(str(error).split())
-    raise ConfigError(
-      f'target {name!r} is no TPU that libtpu can compile for: a kind and its '
-      f'chips, as v5e:4x4, v5p:2x2x1 or v6e:2x2 ({said[:_SAID]})'
-    ) from error
-
-
 def _compiled(
   config: TrainConfig, rows: int, length: int, where: Mesh | Any
 ) -> Compiled:
@@ -236,45 +201,55 @@ def _platform(where: Mesh | Any) -> str:
 
 
 def _arguments(
-  config: TrainConfig, rows: int, length: int, where: Any
+  config: TrainConfig, rows: int, length: int, where: Mesh | Any
 ) -> tuple[Any, ...]:
-  """Shapes and places of what a step of packed rows is called with."""
+  """Shapes and places of what a step is called with."""
   step = config.step
-  state = jax.eval_shape(
+  state: Any = jax.eval_shape(
     lambda: init_state(init_params(jax.random.key(0), config.model), step)
   )
-  ids, weights, answers = (
-    jax.ShapeDtypeStruct((rows, length), dtype)
-    for dtype in (np.int32, np.float32, np.bool_)
-  )
-  batch: Any = Batch(ids, ids, weights, answers, positions=ids, segments=ids)  # pyrefly: ignore[bad-argument-type]
-  schemes = _schemes(config, rows, length)
-  rate = jax.ShapeDtypeStruct((), np.float32)
+  inputs: Any = _last_inputs(config, rows, length)
   if isinstance(where, Mesh):
-    specs = jax.tree.map(batch_spec, batch), scheme_specs(schemes)
-    places: Any = state_shardings(state, step, where), *shardings(specs, where)
-    rate_place = shardings(scheme_specs(schemes)[0].window, where)
+    batch, schemes, _, controls = inputs
+    several = controls is not None and controls.plan is not None
+    specs = (
+      jax.tree.map(batch_spec, batch),
+      scheme_specs(schemes, several),
+      PartitionSpec(),
+      control_specs(controls),
+    )
+    places: Any = state_shardings(state, step, where), shardings(specs, where)
   else:
-    alone = jax.tree.map(lambda _: where, (state, batch, schemes))
-    places, rate_place = alone, where
-  return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    (state, batch, schemes, rate),
-    (*places, rate_place),
+    places = jax.tree.map(lambda _: where, (state, inputs))
+  state, inputs = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place),
+    (state, inputs),
+    places,
   )
+  return state, *inputs
 
 
-def _schemes(
-  config: TrainConfig, rows: int, length: int
-) -> tuple[SchemeArrays, ...]:
-  """Shapes of the schemes' arrays; temperatures go by each row's positions."""
-  schemes = config.schemes_at(length)
-  varies = any(scheme.temperature is not None for scheme in schemes)
-  made = tuple(s.arrays(length, np.arange(length)) for s in schemes)
-  scales = jax.ShapeDtypeStruct(
-    (rows, length) if varies else (length,), np.float32
+def _last_inputs(config: TrainConfig, rows: int, length: int) -> Inputs:
+  """Inputs of no meaning, as the last step has them for rows of a shape.
+
+  Until then the regularisation may drop tokens, which takes less.
+  """
+  stages, steps = Stages(config, epoch_tokens=1), config.optimizer.steps
+  ids, floats = (np.ones((rows, length), dtype) for dtype in ('i4', 'f4'))
+  positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
+  batch, controls = regularised(
+    config.regularize,
+    Batch(ids, ids, floats, floats < 0, positions, ids),
+    fraction=(steps - 1) / steps,
+    step=steps - 1,
+    first_row=0,
   )
-  return tuple(a._replace(q_scale=scales) for a in made)  # pyrefly: ignore[bad-argument-type]
+  arrays, choice = stages.arrays(length, batch)
+  if choice is not None:
+    controls = (controls or Controls())._replace(plan=choice)
+  if 'near' in stages.schedule.watches:
+    controls = (controls or Controls())._replace(near=np.int32(length))
+  return batch, arrays, np.float32(0), controls
 
 
 def _refusal(error: Exception) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
-import chex
 import devices
 import jax
 import numpy as np
 import pytest
 
-from ntk_jax.data.batch import Batch
+from ntk_jax.curriculum.regularize import RegularizeConfig
 from ntk_jax.data.settings import DataConfig
 from ntk_jax.errors import ConfigError
 from ntk_jax.memory import step_need
@@ -21,18 +22,21 @@ from ntk_jax.model import ModelConfig, parameter_count
 from ntk_jax.optimizer import OptimizerConfig
 from ntk_jax.sharding import MeshConfig
 from ntk_jax.step import train_step
-from ntk_jax.train import SchemeConfig, TrainConfig, forecast_words
+from ntk_jax.train import SchemeConfig, TrainConfig, forecast_words, job
 from ntk_jax.train import forecast as module
+from ntk_jax.train import topology as tpu
+from ntk_jax.train.ahead import Ahead
 from ntk_jax.train.forecast import Compiled, Forecast, forecast, row_shapes
 from ntk_jax.train.forecast_words import forecast_lines
 from ntk_jax.train.job import initial_state
 
 ROWS, LENGTH = 4, 32
+CORPUS = str(Path(__file__).parents[2] / 'ntk_jax')
 CONFIG = TrainConfig(
   model=ModelConfig(
-    vocab=64, dim=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp_dim=48
+    vocab=256, dim=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp_dim=48
   ),
-  data=DataConfig(max_length=LENGTH, batch_rows=ROWS),
+  data=DataConfig(corpus=CORPUS, max_length=LENGTH, batch_rows=ROWS),
   optimizer=OptimizerConfig(peak=1e-3, steps=10, warmup=1),
 )
 TPU = 'v5e:2x2'
@@ -59,27 +63,51 @@ def compiled(config: TrainConfig, target: str | None = None) -> Compiled:
   return found.compiled
 
 
-def called(config: TrainConfig) -> tuple[Any, ...]:
-  """What a run of packed rows calls its step with."""
-  ids = np.ones((ROWS, LENGTH), np.int32)
-  floats = np.ones((ROWS, LENGTH), np.float32)
-  batch = Batch(ids, ids, floats, floats < 0, positions=ids, segments=ids)
-  schemes = config.build_schemes()
-  positions = ids if schemes[0].temperature else np.arange(LENGTH)
-  arrays = tuple(s.arrays(LENGTH, positions) for s in schemes)
-  state = initial_state(config.step, 0, None)
-  return state, batch, arrays, np.float32(0)
+def asked(config: TrainConfig) -> tuple[Any, ...]:
+  """What a run calls its first step with, shapes in place of its state."""
+  seen: list[Any] = []
+
+  def first(self: Ahead, state: Any, inputs: Any, frozen: Any) -> None:
+    assert frozen is None
+    seen[:] = state, *inputs
+    raise Asked
+
+  def start(step: Any, seed: int, mesh: Any) -> Any:
+    return jax.eval_shape(lambda: initial_state(step, seed, mesh))
+
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    tempfile.TemporaryDirectory() as folder,
+    pytest.raises(Asked),
+  ):
+    patch.setattr(Ahead, 'run', first)
+    patch.setattr(job, 'initial_state', start)
+    job.run(config, folder)
+  return tuple(seen)
 
 
-@pytest.mark.parametrize('temperature', [None, 'logn'])
+LOGN = SchemeConfig(temperature='logn', temperature_options={'length': 8})
+RUNS: dict[str, dict[str, Any]] = {
+  'plain': {},
+  'temperature': {'schemes': (LOGN,)},
+  'two ropes': {'mixed_rope': 16},
+  'regularised': {
+    'regularize': RegularizeConfig(
+      forget=0.1,
+      weight='distance',
+      weight_context=8,
+      long_ce=True,
+      long_short=8,
+    )
+  },
+}
+
+
+@pytest.mark.parametrize('name', RUNS)
 def test_shapes_are_those_that_a_run_calls_its_step_with(
-  temperature: str | None,
+  name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  scheme = SchemeConfig(
-    temperature=temperature,
-    temperature_options={'length': 8} if temperature else {},
-  )
-  config = dataclasses.replace(CONFIG, schemes=(scheme,))
+  config = dataclasses.replace(CONFIG, **RUNS[name])
   seen: list[Any] = []
 
   class Step:
@@ -87,20 +115,19 @@ def test_shapes_are_those_that_a_run_calls_its_step_with(
       seen[:] = [arguments, static]
       raise Asked
 
-  with pytest.MonkeyPatch.context() as patch, pytest.raises(Asked):
-    patch.setattr(module, 'train_step', Step())
+  monkeypatch.setattr(module, 'train_step', Step())
+  with pytest.raises(Asked):
     forecast(config)
-  wanted = called(config)
+  wanted = asked(config)
   assert jax.tree.structure(seen[0]) == jax.tree.structure(wanted)
-  jax.tree.map(
-    lambda a, b: chex.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)),
-    *(seen[0], wanted),
-  )
+  for x, y in zip(*map(jax.tree.leaves, (seen[0], wanted))):
+    assert (x.shape, x.dtype) == (np.shape(y), y.dtype)
   assert seen[1] == {'config': config.step, 'mesh': None}
 
 
 def test_the_forecast_is_of_the_step_that_runs() -> None:
-  program = train_step.lower(*called(CONFIG), config=CONFIG.step).compile()
+  state, *inputs = asked(CONFIG)
+  program = train_step.lower(state, *inputs, config=CONFIG.step).compile()
   said: Any = program.memory_analysis()
   found = compiled(CONFIG)
   assert found.arguments == said.argument_size_in_bytes
@@ -155,7 +182,7 @@ def test_wrong_settings_are_refused_before_anything_is_compiled(
 def test_without_libtpu_one_message_says_so(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr(module.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(tpu.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ConfigError, match=r'libtpu, which is not .*jax\[tpu\]'):
     forecast(CONFIG, target=TPU)
 
