@@ -31,6 +31,7 @@ PROBES = (
   'probe/full',
   'probe/full_recall',
 )
+_AT_FULL_LENGTH = PROBES[-2:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ class ProbeConfig:
     window: tokens of context of 'probe/loss'; the shortest length of the run
       where that is less. A quarter of them are the targets of all probes.
     full: length of 'probe/full' and of the held-out rows; None is the run's.
-    names: of `PROBES`, what is measured besides what a schedule watches.
+    names: of `PROBES`, what is measured besides what a schedule watches; ()
+      is what there is at the full length, if `every` asks for anything.
   """
 
   every: int = 0
@@ -145,7 +147,8 @@ class Probes:
     """
     full = config.full or full
     text = spread_rows(tuple(documents), full + 1, config.rows)
-    wanted = {*config.names, *watches}
+    asked = config.names or (_AT_FULL_LENGTH if config.every else ())
+    wanted = {*asked, *watches}
     names = tuple(name for name in PROBES if name in wanted)
     window = min(config.window, shortest)
     return cls(model, text, window, symbols, names, full_schemes, mesh)

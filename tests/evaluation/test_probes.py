@@ -179,6 +179,16 @@ def test_rows_are_held_out_text_and_only_what_is_watched_is_read() -> None:
     Probes.of(ProbeConfig(), MODEL, documents, shortest=32, full=FULL)
 
 
+def test_asked_for_at_all_the_full_length_is_measured() -> None:
+  documents = [np.arange(2 * FULL, dtype=np.int32) % 7 for _ in range(8)]
+  for config, names in (
+    (ProbeConfig(every=4, rows=4), ('probe/full', 'probe/full_recall')),
+    (ProbeConfig(rows=4), ()),
+  ):
+    made = Probes.of(config, MODEL, documents, shortest=32, full=FULL)
+    assert made.names == names
+
+
 def test_wrong_settings_are_named() -> None:
   assert ProbeConfig().problems() == []
   wrong = ProbeConfig(-1, 0, 2, names=('probe/ful',)).problems()
