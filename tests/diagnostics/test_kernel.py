@@ -151,7 +151,7 @@ def test_no_more_gradients_are_held_than_told() -> None:
   x = np.arange(28, dtype=np.float32).reshape(7, 4)
   found = empirical_kernel(gradient, x, group=lambda g: {'w': [g]}, held=3 * 16)
   np.testing.assert_allclose(found['w'], x @ x.T)
-  assert 1 < most[0] <= 4  # a block of two, another, and the next of those
+  assert 3 <= most[0] <= 4  # a block of two, another, and the next of those
 
 
 def test_facts_are_those_of_the_matrix() -> None:
