@@ -25,6 +25,7 @@ GIB = 2**30
 WITHIN = 1.3  # the factor that the formula may be off by
 _UPDATE = 2.5  # gradients and working copies of an update, in copies of both
 _TRANSIENT = 1.3  # one layer's backward pass, in what a layer can keep
+_AGAIN = 1.7  # the same of a tiled layer that is made again
 _LOGITS = 2**20  # numbers of a chunk of logits, or 1024 rows if those are more
 _ROWS = 1024
 _NO_LIMIT = 2**60  # version 1 writes a huge number for none
@@ -81,7 +82,7 @@ def step_need(
 
       1.3 c (a n kept(none) + 8 F min(t, n)) + 4 * 3 D F,
 
-  a = 1 for none and 2 for policies that make what they pass again; the
+  a = 1 for none and 1.7 for policies that make what they pass again; the
   last term is the matrices' gradients, summed over tiles.
 
   Over a mesh all that is of parameters is divided by fsdp * tensor, n by data *
@@ -134,7 +135,7 @@ def _passing(
   numbers = tokens * kept(model, 'none')
   if model.mlp_chunk is None:
     return int(_TRANSIENT * itemsize * numbers)
-  again = 1 if model.remat == 'none' else 2
+  again = 1 if model.remat == 'none' else _AGAIN
   tile = min(model.mlp_chunk, tokens * tensor)
   hidden = 8 * model.mlp_dim * _experts_of_a_token(model) * tile // tensor
   matrices = 3 * model.dim * model.mlp_dim * max(1, model.experts) // tensor

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compile as compile_bench
+from benchmarks import memory as memory_bench
 from benchmarks import others, train_cpu
 from ntk_jax.model import parameter_count
 
@@ -57,6 +58,39 @@ def test_compile_rows_compare_totals() -> None:
   # 8 / 4 and 3 / 2: their median.
   assert '**1.75**' in line
   assert '| 4 / 64 | 1 / 1 | 1.00 / 1.50 | 2.00 / 4.00 |' in line
+
+
+def test_every_combination_of_what_saves_memory_is_measured() -> None:
+  combinations = memory_bench.COMBINATIONS
+  assert len(set(combinations)) == 4 * 2 * 2 * 2
+  plain = memory_bench.Setting().config(64)
+  assert (plain.loss_chunk, plain.model.mlp_chunk) == (128, None)
+  saving = memory_bench.Setting('full', True, True, 2).config(64)
+  assert saving.loss_chunk is None
+  assert saving.model.mlp_chunk == memory_bench.TILE
+  assert (saving.model.remat, saving.microbatches) == ('full', 2)
+  plain.validate(devices=1)
+  saving.validate(devices=1)
+
+
+def test_a_budget_holds_what_lies_between_two_measured_lengths() -> None:
+  gib = memory_bench.GIB
+  points = [(1000, 0.5 * gib), (9000, 2.5 * gib)]
+  line = memory_bench.row(memory_bench.Setting(tiled=True), points)
+  # A GiB is a quarter of the way, 4 are beyond; 8000 tokens take 2.
+  assert line == (
+    '| none |  | yes |  | 0.50 | 2.50 | 3,000 | > 9,000 | **4,000** |'
+  )
+
+
+def test_offloading_is_judged_by_what_it_takes() -> None:
+  def said(total: int, host: int) -> memory_bench.Compiled:
+    return memory_bench.Compiled(total, 0, 0, host, None, 0.0)
+
+  words = memory_bench.plain_on_a_cpu(said(100, 0), said(102, 0))
+  assert 'takes 1.020 of the bytes of `attention`' in words
+  words = memory_bench.plain_on_a_cpu(said(100, 0), said(102, 5))
+  assert words == 'On this CPU 5 bytes are on a host.'
 
 
 def test_the_model_has_the_size_that_it_is_said_to_have() -> None:
