@@ -60,8 +60,8 @@ def kernel_facts(gram: Float[NDArray, 'C C']) -> KernelFacts:
   Raises:
     ConfigError: fewer than two samples.
 
-  >>> kernel_facts(np.array([[2.0, 1.0], [1.0, 2.0]]))
-  KernelFacts(trace=2.0, correlation=0.5, condition=3.0)
+  >>> kernel_facts(np.array([[4.0, 2.0], [2.0, 4.0]]))
+  KernelFacts(trace=4.0, correlation=0.5, condition=3.0)
   """
   count = len(gram)
   if count < 2:
