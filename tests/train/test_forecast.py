@@ -103,11 +103,10 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize('name', RUNS)
-def test_shapes_are_those_that_a_run_calls_its_step_with(
-  name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  config = dataclasses.replace(CONFIG, **RUNS[name])
+def compiled_for(
+  config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, Any]:
+  """What a forecast lowers its step with: arguments, and static ones."""
   seen: list[Any] = []
 
   class Step:
@@ -118,11 +117,29 @@ def test_shapes_are_those_that_a_run_calls_its_step_with(
   monkeypatch.setattr(module, 'train_step', Step())
   with pytest.raises(Asked):
     forecast(config)
+  return seen[0], seen[1]
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_shapes_are_those_that_a_run_calls_its_step_with(
+  name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  config = dataclasses.replace(CONFIG, **RUNS[name])
+  found, static = compiled_for(config, monkeypatch)
   wanted = asked(config)
-  assert jax.tree.structure(seen[0]) == jax.tree.structure(wanted)
-  for x, y in zip(*map(jax.tree.leaves, (seen[0], wanted))):
+  assert jax.tree.structure(found) == jax.tree.structure(wanted)
+  for x, y in zip(*map(jax.tree.leaves, (found, wanted))):
     assert (x.shape, x.dtype) == (np.shape(y), y.dtype)
-  assert seen[1] == {'config': config.step, 'mesh': None}
+  assert static == {'config': config.step, 'mesh': None}
+
+
+def test_of_a_run_that_drops_tokens_the_step_that_drops_none_counts(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  dropping = RegularizeConfig(keep_start=0.5, keep_multiple=1, keep_until=0.6)
+  config = dataclasses.replace(changed(layers=3), regularize=dropping)
+  assert asked(config)[-1].kept.shape == (ROWS, LENGTH // 2)
+  assert compiled_for(config, monkeypatch)[0][-1].kept is None
 
 
 def test_the_forecast_is_of_the_step_that_runs() -> None:
