@@ -14,6 +14,7 @@ import pytest
 
 from ntk_jax.loss import cross_entropy
 from ntk_jax.model import forward, init_params
+from ntk_jax.model.transformer import Controls
 from ntk_jax.objective import Objective, losses
 from ntk_jax.rope.spec import RopeSpec
 from ntk_jax.scheme import Scheme
@@ -75,5 +76,15 @@ def test_losses_are_their_definition() -> None:
     weights[~batch.answers].sum(),
     (weights * nll)[batch.answers].sum(),
     weights[batch.answers].sum(),
+    (weights * nll)[~batch.answers].sum(),  # near: without a bound, all text
+    weights[~batch.answers].sum(),
   ]
   np.testing.assert_allclose(sums, wanted, rtol=1e-5)
+  near = ~batch.answers & (np.arange(eight_devices.T) < 5)
+  told = Controls(near=np.int32(5))
+  sums = losses(
+    params, batch, scheme, told, objective=Objective(model, z_loss=0.1)
+  )
+  found = [(weights * nll)[near].sum(), weights[near].sum()]
+  np.testing.assert_allclose(sums[-2:], found, rtol=1e-5)
+  np.testing.assert_allclose(sums[:6], wanted[:6], rtol=1e-5)

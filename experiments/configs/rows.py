@@ -90,9 +90,10 @@ def _row(system: str, chosen: list[str]) -> Preset:
   known = variants(system)
   wrong = [word for word in chosen if word not in known]
   if wrong or len(chosen) > 1:
+    *others, last = _OTHER_WORDS
     raise ConfigError(
       f'{system}.py takes one variant ({", ".join(filter(None, known))}) and '
-      f'{" and ".join(_OTHER_WORDS)}, not {",".join(chosen)!r}'
+      f'{", ".join(others)} and {last}, not {",".join(chosen)!r}'
     )
   variant = chosen[0] if chosen else known[0]
   return preset(f'{system}-{variant}' if variant else system)

@@ -73,8 +73,8 @@ def test_refusals(flag: str, says: str) -> None:
     ('--config=nope.py', 'config cannot be read'),
     (
       '--config=experiments/configs/mistral.py:v0.9',
-      'takes one variant (v0.1, v0.2, v0.3, window-yarn) and real and base, '
-      "not 'v0.9'",
+      'takes one variant (v0.1, v0.2, v0.3, window-yarn) and real, base and '
+      "grow, not 'v0.9'",
     ),
     ('--mesh_data=3', 'takes 3 devices, there are 1'),
     ('--corpus=no/such', "corpus 'no/such' is neither a file nor a folder"),

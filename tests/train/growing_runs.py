@@ -43,10 +43,13 @@ def changed(**fields: Any) -> TrainConfig:
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
   """The lines of a run, without what time has a part in."""
-  timed = 'seconds', 'cpu_seconds', 'compile_seconds', 'compiling', 'compiles'
-  timed += 'tokens_per_second', 'peak_share'
+  timed = 'compiles', 'compiling', 'tokens_per_second', 'mfu'
   return [
-    {name: x for name, x in line.items() if name not in timed}
+    {
+      name: x
+      for name, x in line.items()
+      if name not in timed and not name.endswith('seconds')
+    }
     for line in read_lines(folder / 'metrics.jsonl')
   ]
 

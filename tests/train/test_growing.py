@@ -87,7 +87,8 @@ def test_killed_while_the_next_program_compiles(
     if lines.exists() and b'"compiling": 1' in lines.read_bytes():
       running.kill()
     time.sleep(0.002)
-  assert running.wait() == -9, running.communicate()
+  said = running.communicate()
+  assert running.returncode == -9, said
   assert any(line['compiling'] for line in read_lines(lines))
   devices.output(devices.start(program, tmp_path, devices=1))
   assert lines_of(tmp_path) == straight
