@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -35,15 +36,16 @@ def doubled(p: np.ndarray) -> np.ndarray:
 
 def test_norms_are_those_of_the_mean_loss_of_the_pieces() -> None:
   """Two texts of 26 tokens as pieces of 8: three each, two tokens left."""
-  params, texts = params_of(NORMED), tokens_of(2, 27)
+  config = dataclasses.replace(NORMED, layers=1, layer_plan=(1,))
+  params, texts = params_of(config), tokens_of(2, 27)
   tokens, targets = texts[:, :-1], texts[:, 1:]
-  found = gradient_norms(params, NORMED, SCHEMES, tokens, targets, 8, doubled)
+  found = gradient_norms(params, config, SCHEMES, tokens, targets, 8, doubled)
   arrays = scaled_arrays(SCHEMES, 8, np.arange(8), doubled)
 
   @jax.jit
   def mean_loss(params: Params) -> Any:
     rows, wanted = (a[:, :24].reshape(6, 8) for a in (tokens, targets))
-    logits = forward(params, NORMED, rows, None, None, arrays)
+    logits = forward(params, config, rows, None, None, arrays)
     return cross_entropy(logits, wanted).mean()
 
   expected = norms_of(jax.grad(mean_loss)(params))

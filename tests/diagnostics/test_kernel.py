@@ -78,6 +78,7 @@ def test_it_is_the_product_of_explicit_jacobians(config: ModelConfig) -> None:
   np.testing.assert_allclose(found['all'], whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_along_one_gradient_moves_another_output_by_it() -> None:
   """K_ab is what the float64 decoder's output at a does, by differences."""
   params, contexts = params_of(CONFIG), tokens_of(COUNT, LENGTH)

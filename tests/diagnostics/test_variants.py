@@ -17,6 +17,7 @@ from ntk_jax.initializers import (
   variance_flat_multiplier,
 )
 from ntk_jax.model import init_params
+from ntk_jax.model.params import param_shapes
 from ntk_jax.temperature import logn
 
 from .cases import CONFIG, SCHEMES, tokens_of
@@ -110,8 +111,10 @@ def test_a_norm_is_that_of_the_config() -> None:
   normed = dataclasses.replace(CONFIG, head_norm=True)
   applied = MODEL.under(ALL[kinds.NORM], LENGTH)
   assert applied.config == normed
-  expected = init_params(jax.random.key(0), normed)
-  for name, leaf in expected.layers.items():
+  shapes = param_shapes(normed).layers
+  assert {n: a.shape for n, a in applied.params.layers.items()} == shapes
+  np.testing.assert_array_equal(applied.params.layers['head_norm'], 1.0)
+  for name, leaf in PARAMS.layers.items():
     np.testing.assert_array_equal(applied.params.layers[name], leaf)
 
 
