@@ -30,7 +30,7 @@ def test_refusals(flags: tuple[str, ...], says: str, tmp_path: Path) -> None:
   ('flags', 'says'),
   [
     (('--lengths=64,x',), "lengths has 'x': give whole numbers"),
-    (('--preset=yo',), "unknown preset 'yo': did you mean 'yi'?"),
+    (('--preset=yy',), "unknown preset 'yy'"),
     (('--workdir=no/such',), 'holds no run of experiments.train'),
     (('--checkpoint=no/such/one',), 'is neither a folder nor'),
     (('--workdir=a', '--corpus=b'), 'that it was trained on; leave it out'),
